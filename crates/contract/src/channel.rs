@@ -1,0 +1,66 @@
+//! How a request reaches its provider: over the network, or straight into a service of this process.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use connectrpc::ConnectError;
+use connectrpc::client::{BoxFuture, ClientTransport, HttpClient};
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
+
+/// Body of requests and responses inside the process.
+pub type Body = http_body_util::combinators::BoxBody<Bytes, ConnectError>;
+
+/// A group's HTTP service as seen from the same process.
+pub type LocalService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// A body that is all there.
+pub fn full_body(bytes: impl Into<Bytes>) -> Body {
+    connectrpc::client::full_body(bytes.into())
+}
+
+/// The way to a provider. Cloning is cheap and shares connections.
+#[derive(Clone)]
+pub enum Channel {
+    /// Over HTTP/2 without TLS.
+    Network(HttpClient),
+    /// Into a service of this process, with no socket between.
+    Local(LocalService),
+}
+
+impl Channel {
+    /// A channel that opens connections when they are needed, keeps and shares them.
+    pub fn network() -> Self {
+        Self::Network(HttpClient::plaintext_http2_only())
+    }
+}
+
+impl ClientTransport for Channel {
+    type ResponseBody = Body;
+    type Error = ConnectError;
+
+    fn send(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, ConnectError>> {
+        match self {
+            Self::Network(http) => {
+                let sent = http.send(request);
+                Box::pin(async move {
+                    let response = sent.await.map_err(ConnectError::from)?;
+                    Ok(response.map(|body| {
+                        body.map_err(|e| ConnectError::unavailable(format!("the connection broke: {e}"))).boxed()
+                    }))
+                })
+            }
+            Self::Local(service) => {
+                let service = service.clone();
+                Box::pin(async move {
+                    match service.oneshot(request).await {
+                        Ok(response) => Ok(response),
+                        Err(never) => match never {},
+                    }
+                })
+            }
+        }
+    }
+}

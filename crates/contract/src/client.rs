@@ -1,0 +1,146 @@
+//! Typed calls: messages in, messages or a [`Fault`] out.
+
+use std::pin::Pin;
+use std::time::Instant;
+
+use connectrpc::client::{CallOptions, ClientConfig, call_bidi_stream, call_server_stream, call_unary};
+use connectrpc::spec::{Spec, StreamType};
+use connectrpc::{HasMessageView, Protocol};
+use futures::Stream;
+use http::Uri;
+use tandem_types::{Code, Fault, reason};
+
+use crate::call::Call;
+use crate::channel::{Body, Channel};
+use crate::errors::fault_from_wire;
+use crate::rpc::{Bidi, ServerStream, Unary, Wire, default_deadline};
+
+/// A stream of messages that ends after its first fault.
+pub type FaultStream<T> = Pin<Box<dyn Stream<Item = Result<T, Fault>> + Send>>;
+
+/// A caller of one address.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+    config: ClientConfig,
+}
+
+impl Client {
+    /// Calls go to `base`, for example `http://127.0.0.1:8200`.
+    pub fn new(channel: Channel, base: Uri) -> Self {
+        Self { channel, config: ClientConfig::new(base).with_protocol(Protocol::Grpc) }
+    }
+
+    fn options(path: &str, call: &Call, stream: bool) -> Result<CallOptions, Fault> {
+        let mut options = CallOptions::default()
+            .with_headers(call.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
+        match call.deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(Fault::new(
+                        Code::DeadlineExceeded,
+                        reason::TIME_UP,
+                        format!("no time was left to call {path}"),
+                    ));
+                }
+                options = options.with_timeout(left);
+            }
+            None if !stream => options = options.with_timeout(default_deadline(path)),
+            None => {}
+        }
+        Ok(options)
+    }
+
+    /// One request, one response.
+    pub async fn unary<Req: Wire, Res: Wire>(
+        &self,
+        rpc: Unary<Req, Res>,
+        request: Req,
+        call: &Call,
+    ) -> Result<Res, Fault> {
+        let options = Self::options(rpc.path(), call, false)?;
+        let spec = Spec::client(rpc.path(), StreamType::Unary);
+        call_unary::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options)
+            .await
+            .map(|response| response.into_owned())
+            .map_err(|e| fault_from_wire(&e))
+    }
+
+    /// One request, a stream of responses. Dropping the stream cancels the call.
+    pub async fn server_stream<Req: Wire, Res: Wire>(
+        &self,
+        rpc: ServerStream<Req, Res>,
+        request: Req,
+        call: &Call,
+    ) -> Result<FaultStream<Res>, Fault> {
+        let options = Self::options(rpc.path(), call, true)?;
+        let spec = Spec::client(rpc.path(), StreamType::ServerStream);
+        let stream =
+            call_server_stream::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options)
+                .await
+                .map_err(|e| fault_from_wire(&e))?;
+        Ok(Box::pin(futures::stream::unfold(Some(stream), |state| async move {
+            let mut stream = state?;
+            match stream.message::<Res>().await {
+                Ok(Some(message)) => Some((Ok(owned::<Res>(&message)), Some(stream))),
+                Ok(None) => None,
+                Err(error) => Some((Err(fault_from_wire(&error)), None)),
+            }
+        })))
+    }
+
+    /// A stream each way. Dropping both halves cancels the call.
+    pub async fn bidi<Req: Wire, Res: Wire>(
+        &self,
+        rpc: Bidi<Req, Res>,
+        call: &Call,
+    ) -> Result<BidiCall<Req, Res>, Fault> {
+        let options = Self::options(rpc.path(), call, true)?;
+        let spec = Spec::client(rpc.path(), StreamType::BidiStream);
+        let stream = call_bidi_stream::<_, Req, Res::View<'static>>(&self.channel, &self.config, spec, options)
+            .await
+            .map_err(|e| fault_from_wire(&e))?;
+        let (sender, receiver) = stream.into_split();
+        Ok(BidiCall { sender: BidiSender { half: sender }, receiver: BidiReceiver { half: receiver } })
+    }
+}
+
+fn owned<M: HasMessageView>(message: &connectrpc::StreamMessage<M>) -> M {
+    message.to_owned_message()
+}
+
+/// A call with a stream each way.
+pub struct BidiCall<Req, Res: HasMessageView> {
+    /// Requests go in here.
+    pub sender: BidiSender<Req>,
+    /// Responses come out here.
+    pub receiver: BidiReceiver<Res>,
+}
+
+/// The sending half; dropping it says that nothing more comes.
+pub struct BidiSender<Req> {
+    half: connectrpc::client::BidiSendHalf<Req>,
+}
+
+impl<Req: Wire> BidiSender<Req> {
+    /// Sends one request; waits while the provider is behind.
+    pub async fn send(&mut self, request: Req) -> Result<(), Fault> {
+        self.half.send(request).await.map_err(|e| fault_from_wire(&e))
+    }
+}
+
+/// The receiving half.
+pub struct BidiReceiver<Res: HasMessageView> {
+    half: connectrpc::client::BidiRecvHalf<Body, Res::View<'static>>,
+}
+
+impl<Res: Wire> BidiReceiver<Res> {
+    /// The next response; none at the end.
+    pub async fn message(&mut self) -> Result<Option<Res>, Fault> {
+        match self.half.message::<Res>().await {
+            Ok(message) => Ok(message.map(|m| owned::<Res>(&m))),
+            Err(error) => Err(fault_from_wire(&error)),
+        }
+    }
+}
