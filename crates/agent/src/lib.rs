@@ -1,1 +1,25 @@
-//! (opened by its first content)
+//! What an agent is and what it may see.
+//!
+//! An agent is an [`AgentDef`]: a constant that says its name, what it provides, needs and uses, and a `start` function
+//! that gets a [`Ctx`] and returns [`Started`]. The host does the rest: routing, deadlines, supervision, health, drain.
+//! Agents never import the host.
+
+mod clock;
+mod ctx;
+mod def;
+mod events;
+mod fleet;
+mod health;
+mod peers;
+mod retry;
+mod started;
+
+pub use clock::Clock;
+pub use ctx::{Ctx, CtxParts, Heartbeat};
+pub use def::{AgentDef, StartFuture, Topic, TopicKind};
+pub use events::{Event, EventBus, EventStream, Publisher};
+pub use fleet::{FleetAgent, FleetGroup, FleetNode, FleetView};
+pub use health::{HealthHandle, HealthWatch};
+pub use peers::{Peers, Provider};
+pub use retry::{Breaker, Gate, RetryBudget, backoff, may_retry};
+pub use started::{EventHandler, PersonalData, Reconciler, Row, Started, Subscription, bind};

@@ -1,0 +1,312 @@
+//! The directory: finds who serves an RPC and calls it, in this process or over the network, the same way.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use tandem_contract::rpc::{Bidi, ServerStream, Unary, Wire};
+use tandem_contract::{BidiCall, Call, Channel, Client, FaultStream, LocalService};
+use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
+
+use crate::fleet::FleetView;
+use crate::retry::{Breaker, Gate, RetryBudget, backoff, may_retry};
+
+/// An agent that serves an RPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// Who.
+    pub agent: AgentId,
+    /// Base address of its group.
+    pub endpoint: String,
+    /// How it was doing when last heard of; none when never.
+    pub state: Option<State>,
+}
+
+/// What all callers of a process share: who is alive, which groups live here, open connections.
+struct Shared {
+    fleet: Arc<FleetView>,
+    network: Channel,
+    states: RwLock<HashMap<AgentId, State>>,
+    locals: RwLock<HashMap<GroupId, LocalService>>,
+    breakers: Mutex<HashMap<(AgentId, &'static str), Breaker>>,
+    budget: Mutex<RetryBudget>,
+}
+
+/// Calls other agents. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers {
+    shared: Arc<Shared>,
+    me: AgentId,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // These maps are consistent after any single operation, so a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peers {
+    /// A directory over the plan. `me` is named as caller.
+    pub fn new(fleet: Arc<FleetView>, me: AgentId) -> Self {
+        let shared = Shared {
+            fleet,
+            network: Channel::network(),
+            states: RwLock::default(),
+            locals: RwLock::default(),
+            breakers: Mutex::default(),
+            budget: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), me }
+    }
+
+    /// The same directory for another agent of this process.
+    pub fn for_agent(&self, me: AgentId) -> Self {
+        Self { shared: self.shared.clone(), me }
+    }
+
+    /// From now on calls to this group's agents stay inside the process.
+    pub fn add_local(&self, group: GroupId, service: LocalService) {
+        self.shared.locals.write().unwrap_or_else(PoisonError::into_inner).insert(group, service);
+    }
+
+    /// Something was heard of how an agent is doing.
+    pub fn heard(&self, agent: &AgentId, state: State) {
+        self.shared.states.write().unwrap_or_else(PoisonError::into_inner).insert(agent.clone(), state);
+        if state.serves() {
+            for ((of, _), breaker) in lock(&self.shared.breakers).iter_mut() {
+                if of == agent {
+                    breaker.reset();
+                }
+            }
+        }
+    }
+
+    /// How an agent was doing when last heard of.
+    pub fn state_of(&self, agent: &AgentId) -> Option<State> {
+        self.shared.states.read().unwrap_or_else(PoisonError::into_inner).get(agent).copied()
+    }
+
+    /// The plan.
+    pub fn fleet(&self) -> &Arc<FleetView> {
+        &self.shared.fleet
+    }
+
+    /// Who serves the RPC at `path`: own node first, then those that serve, then fleet file order.
+    pub fn providers(&self, path: &str) -> Vec<Provider> {
+        let mut found: Vec<Provider> = self
+            .shared
+            .fleet
+            .agents()
+            .filter(|(_, agent)| agent.rpcs.contains(&path))
+            .map(|(group, agent)| {
+                let id = group.id.agent(agent.name.clone());
+                Provider { state: self.state_of(&id), agent: id, endpoint: group.endpoint.clone() }
+            })
+            .collect();
+        found.sort_by_key(|p| (p.agent.node != self.me.node, p.state.is_some_and(|s| !s.serves())));
+        found
+    }
+
+    /// A caller of any address, for engines and other things outside the plan.
+    pub fn at(&self, endpoint: &str) -> Result<Client, Fault> {
+        let uri =
+            endpoint.parse().map_err(|e| Fault::internal(format!("`{endpoint}` is not an address to call: {e}")))?;
+        Ok(Client::new(self.shared.network.clone(), uri))
+    }
+
+    /// A caller of a group's own services, such as its host.
+    pub fn group(&self, group: &GroupId) -> Result<Client, Fault> {
+        let planned = self
+            .shared
+            .fleet
+            .group(group)
+            .ok_or_else(|| Fault::not_found(format!("the fleet file has no group {group}")))?;
+        self.client_of(group, &planned.endpoint)
+    }
+
+    fn client_of(&self, group: &GroupId, endpoint: &str) -> Result<Client, Fault> {
+        let local = self.shared.locals.read().unwrap_or_else(PoisonError::into_inner).get(group).cloned();
+        match local {
+            Some(service) => {
+                let uri = endpoint.parse().map_err(|e| Fault::internal(format!("bad address {endpoint}: {e}")))?;
+                Ok(Client::new(Channel::Local(service), uri))
+            }
+            None => self.at(endpoint),
+        }
+    }
+
+    fn choose(&self, path: &'static str, call: &Call) -> Result<Provider, Fault> {
+        let providers = self.providers(path);
+        let chosen = match &call.agent {
+            Some(name) => providers.into_iter().find(|p| p.agent.agent == *name),
+            None => providers.into_iter().next(),
+        };
+        chosen.ok_or_else(|| {
+            let whose = call.agent.as_ref().map(|n| format!(" by {n}")).unwrap_or_default();
+            Fault::unavailable(reason::NOT_BUILT, format!("nobody in this fleet serves {path}{whose}"))
+        })
+    }
+
+    fn pass_breaker(&self, provider: &Provider, path: &'static str) -> Result<(), Fault> {
+        let key = (provider.agent.clone(), path);
+        match lock(&self.shared.breakers).entry(key).or_default().ask(Instant::now()) {
+            Gate::Pass | Gate::Trial => Ok(()),
+            Gate::Refuse(wait) => Err(Fault::unavailable(
+                reason::BREAKER_OPEN,
+                format!(
+                    "{} failed three times in a row; not called again for {} s",
+                    provider.agent,
+                    wait.as_secs() + 1
+                ),
+            )
+            .retry_after(wait)),
+        }
+    }
+
+    fn record(&self, provider: &Provider, path: &'static str, outcome: Result<(), &Fault>) {
+        let mut breakers = lock(&self.shared.breakers);
+        let breaker = breakers.entry((provider.agent.clone(), path)).or_default();
+        match outcome {
+            Ok(()) => breaker.success(),
+            Err(fault) => match fault.code {
+                // A provider that says why it cannot is alive; only silence, bugs and lateness count against it.
+                Code::Unavailable if fault.agent.is_none() && fault.reason == reason::PEER_AWAY => {
+                    breaker.failure(Instant::now());
+                }
+                Code::Internal | Code::DeadlineExceeded => breaker.failure(Instant::now()),
+                Code::Cancelled => breaker.abandoned(),
+                _ => breaker.success(),
+            },
+        }
+    }
+
+    fn outgoing(&self, provider: &Provider, call: &Call) -> Call {
+        Call { caller: Some(self.me.to_string()), agent: Some(provider.agent.agent.clone()), ..call.clone() }
+    }
+
+    /// One request, one response; repeated inside the deadline when the provider is away. Only for reads and keyed
+    /// writes, which are safe to send twice.
+    pub async fn unary<Req: Wire, Res: Wire>(
+        &self,
+        rpc: Unary<Req, Res>,
+        request: Req,
+        call: &Call,
+    ) -> Result<Res, Fault> {
+        let path = rpc.path();
+        let deadline = call.deadline.unwrap_or_else(|| Instant::now() + rpc.facts().deadline());
+        let call = Call { deadline: Some(deadline), ..call.clone() };
+        lock(&self.shared.budget).deposit();
+        let mut attempt = 0;
+        loop {
+            let provider = self.choose(path, &call)?;
+            self.pass_breaker(&provider, path)?;
+            let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
+            let answer = client.unary(rpc, request.clone(), &self.outgoing(&provider, &call)).await;
+            self.record(&provider, path, answer.as_ref().map(drop));
+            let fault = match answer {
+                Ok(response) => return Ok(response),
+                Err(fault) => fault,
+            };
+            attempt += 1;
+            let wait = backoff(attempt, rand::random());
+            let fits = Instant::now() + wait < deadline;
+            if !fits || !may_retry(&fault, true) || !lock(&self.shared.budget).withdraw() {
+                return Err(fault);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One request, a stream of responses. Not repeated: the caller knows what has been used already.
+    pub async fn server_stream<Req: Wire, Res: Wire>(
+        &self,
+        rpc: ServerStream<Req, Res>,
+        request: Req,
+        call: &Call,
+    ) -> Result<FaultStream<Res>, Fault> {
+        let provider = self.choose(rpc.path(), call)?;
+        self.pass_breaker(&provider, rpc.path())?;
+        let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
+        let answer = client.server_stream(rpc, request, &self.outgoing(&provider, call)).await;
+        self.record(&provider, rpc.path(), answer.as_ref().map(drop));
+        answer
+    }
+
+    /// A stream each way. Not repeated.
+    pub async fn bidi<Req: Wire, Res: Wire>(
+        &self,
+        rpc: Bidi<Req, Res>,
+        call: &Call,
+    ) -> Result<BidiCall<Req, Res>, Fault> {
+        let provider = self.choose(rpc.path(), call)?;
+        self.pass_breaker(&provider, rpc.path())?;
+        let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
+        let answer = client.bidi(rpc, &self.outgoing(&provider, call)).await;
+        self.record(&provider, rpc.path(), answer.as_ref().map(drop));
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{FleetAgent, FleetGroup};
+    use tandem_contract::rpc::sessions;
+
+    fn fleet(nodes: &[&str]) -> Arc<FleetView> {
+        let groups = nodes
+            .iter()
+            .map(|node| FleetGroup {
+                id: format!("{node}/memory_stack").parse().unwrap(),
+                endpoint: "http://127.0.0.1:1".into(),
+                scrape_endpoint: String::new(),
+                needs: vec![],
+                ram_bytes: 0,
+                cpus: 1.0,
+                callers: vec![],
+                agents: vec![FleetAgent {
+                    name: "SessionMemoryAgent".parse().unwrap(),
+                    required: true,
+                    built: true,
+                    needs: vec![],
+                    uses: vec![],
+                    rpcs: vec![sessions::GET_WINDOW.path()],
+                    topics: vec![],
+                    settings: serde_json::Value::Null,
+                }],
+            })
+            .collect();
+        Arc::new(FleetView { groups, ..FleetView::default() })
+    }
+
+    fn order(peers: &Peers) -> Vec<String> {
+        peers.providers(sessions::GET_WINDOW.path()).into_iter().map(|p| p.agent.node.to_string()).collect()
+    }
+
+    #[test]
+    fn the_own_node_comes_first_then_those_that_serve() {
+        let peers = Peers::new(fleet(&["b", "c", "a"]), "a/x/Me".parse().unwrap());
+        assert_eq!(order(&peers), ["a", "b", "c"]);
+        peers.heard(&"b/memory_stack/SessionMemoryAgent".parse().unwrap(), State::Failed);
+        assert_eq!(order(&peers), ["a", "c", "b"]);
+        peers.heard(&"b/memory_stack/SessionMemoryAgent".parse().unwrap(), State::Degraded);
+        assert_eq!(order(&peers), ["a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_serving_is_said_in_words() {
+        let peers = Peers::new(fleet(&[]), "a/x/Me".parse().unwrap());
+        let fault = peers.unary(sessions::GET_WINDOW, Default::default(), &Call::default()).await.unwrap_err();
+        assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::NOT_BUILT));
+    }
+
+    #[tokio::test]
+    async fn a_silent_provider_opens_the_breaker() {
+        let peers = Peers::new(fleet(&["a"]), "a/x/Me".parse().unwrap());
+        let mut reasons = Vec::new();
+        for _ in 0..4 {
+            let fault = peers.unary(sessions::GET_WINDOW, Default::default(), &Call::default()).await.unwrap_err();
+            reasons.push(fault.reason);
+        }
+        assert_eq!(reasons.last().map(String::as_str), Some(reason::BREAKER_OPEN), "{reasons:?}");
+    }
+}
