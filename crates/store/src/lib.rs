@@ -1,1 +1,18 @@
-//! (opened by its first content)
+//! Where Tandem keeps things.
+//!
+//! [`db`] is the kit: one SQLite file with one writer, group commit, migrations and backup. On it stand the stores, one
+//! trait each, which agents hold as `Arc<dyn ...>`. Nothing here asks a clock: the time is an argument of every call
+//! that needs it. What people said is in columns and nowhere else, neither in an error nor in a log.
+
+#![allow(clippy::result_large_err, reason = "a Fault says everything a caller needs; it is made when something failed")]
+
+pub mod db;
+pub mod keys;
+pub mod paging;
+pub mod personal;
+pub mod sessions;
+#[cfg(test)]
+mod testing;
+mod words;
+
+pub use words::reason;
