@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use ureq::http::{StatusCode, Uri, header};
-use ureq::{Agent, Body, http::Response};
+use ureq::http::{Response, StatusCode, Uri, header};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body};
 
 use super::model::Model;
 use super::options::PullOptions;
@@ -97,7 +98,10 @@ fn check_size(response: &Response<Body>, url: &str, start: u64, size: u64) -> Re
 }
 
 fn agent(url: &str) -> Agent {
+    // The machine's own certificate store: it knows the authority of an office whose proxy looks into HTTPS.
+    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     let config = Agent::config_builder()
+        .tls_config(tls)
         .http_status_as_error(false)
         .user_agent(concat!("tandem/", env!("CARGO_PKG_VERSION")))
         .timeout_resolve(Some(CONNECT))
