@@ -10,11 +10,14 @@ use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
-/// Body of requests and responses inside the process.
+/// Body of requests inside the process.
 pub type Body = http_body_util::combinators::BoxBody<Bytes, ConnectError>;
 
+/// Body of responses inside the process.
+pub type ReplyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectError>;
+
 /// A group's HTTP service as seen from the same process.
-pub type LocalService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+pub type LocalService = BoxCloneSyncService<Request<Body>, Response<ReplyBody>, Infallible>;
 
 /// A body that is all there.
 pub fn full_body(bytes: impl Into<Bytes>) -> Body {
@@ -38,17 +41,17 @@ impl Channel {
 }
 
 impl ClientTransport for Channel {
-    type ResponseBody = Body;
+    type ResponseBody = ReplyBody;
     type Error = ConnectError;
 
-    fn send(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, ConnectError>> {
+    fn send(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<ReplyBody>, ConnectError>> {
         match self {
             Self::Network(http) => {
                 let sent = http.send(request);
                 Box::pin(async move {
                     let response = sent.await.map_err(ConnectError::from)?;
                     Ok(response.map(|body| {
-                        body.map_err(|e| ConnectError::unavailable(format!("the connection broke: {e}"))).boxed()
+                        body.map_err(|e| ConnectError::unavailable(format!("the connection broke: {e}"))).boxed_unsync()
                     }))
                 })
             }
@@ -63,4 +66,15 @@ impl ClientTransport for Channel {
             }
         }
     }
+}
+
+/// An HTTP service as a [`LocalService`].
+pub fn local(service: connectrpc::ConnectRpcService) -> LocalService {
+    BoxCloneSyncService::new(tower::service_fn(move |request: Request<Body>| {
+        let service = service.clone();
+        async move {
+            let response = service.oneshot(request).await?;
+            Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
+        }
+    }))
 }
