@@ -7,6 +7,7 @@ use std::time::Instant;
 use tandem_contract::rpc::{Bidi, ServerStream, Unary, Wire};
 use tandem_contract::{BidiCall, Call, Channel, Client, FaultStream, LocalService};
 use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
+use tokio::sync::watch;
 
 use crate::fleet::FleetView;
 use crate::retry::{Breaker, Gate, RetryBudget, backoff, may_retry};
@@ -27,6 +28,7 @@ struct Shared {
     fleet: Arc<FleetView>,
     network: Channel,
     states: RwLock<HashMap<AgentId, State>>,
+    heard: watch::Sender<u64>,
     locals: RwLock<HashMap<GroupId, LocalService>>,
     breakers: Mutex<HashMap<(AgentId, &'static str), Breaker>>,
     budget: Mutex<RetryBudget>,
@@ -51,6 +53,7 @@ impl Peers {
             fleet,
             network: Channel::network(),
             states: RwLock::default(),
+            heard: watch::Sender::new(0),
             locals: RwLock::default(),
             breakers: Mutex::default(),
             budget: Mutex::default(),
@@ -71,6 +74,7 @@ impl Peers {
     /// Something was heard of how an agent is doing.
     pub fn heard(&self, agent: &AgentId, state: State) {
         self.shared.states.write().unwrap_or_else(PoisonError::into_inner).insert(agent.clone(), state);
+        self.shared.heard.send_modify(|count| *count += 1);
         if state.serves() {
             for ((of, _), breaker) in lock(&self.shared.breakers).iter_mut() {
                 if of == agent {
@@ -78,6 +82,11 @@ impl Peers {
                 }
             }
         }
+    }
+
+    /// Changes each time something is heard.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.shared.heard.subscribe()
     }
 
     /// How an agent was doing when last heard of.

@@ -9,6 +9,7 @@ mod call;
 mod channel;
 mod client;
 mod convert;
+mod edge;
 mod errors;
 pub mod rpc;
 mod service;
@@ -18,8 +19,9 @@ pub use call::{AGENT_HEADER, CALLER_HEADER, Call, HOP_COST, TRACEPARENT_HEADER, 
 pub use channel::{Body, Channel, LocalService, ReplyBody, full_body, local};
 pub use client::{BidiCall, BidiReceiver, BidiSender, Client, FaultStream};
 pub use convert::state_of;
+pub use edge::Observer;
 pub use errors::{ErrorRow, TABLE, error_info, fault_from_info, fault_from_wire, row, to_wire};
-pub use service::{Reply, Service};
+pub use service::{Reply, Service, refuse};
 
 /// Largest request that is read.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;

@@ -2,19 +2,21 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use connectrpc::{
     ConnectError, ConnectRpcService, DeadlinePolicy, Limits, RequestContext, Response, Router, ServiceStream,
     bidi_streaming_handler_fn, handler_fn, streaming_handler_fn,
 };
 use futures::{Stream, StreamExt as _};
-use tandem_types::Fault;
+use tandem_types::{AgentId, Fault};
 
 use crate::call::Call;
 use crate::client::FaultStream;
+use crate::edge::{Edge, Observer};
 use crate::errors::{fault_from_wire, to_wire};
 use crate::rpc::{Bidi, ServerStream, Unary, Wire};
-use crate::{MAX_REQUEST_BYTES, strict};
+use crate::{MAX_REQUEST_BYTES, ReplyBody, strict};
 
 /// A stream of responses.
 pub type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Fault>> + Send>>;
@@ -124,6 +126,17 @@ impl Service {
         self
     }
 
+    /// As [`Service::into_http`], for an agent: faults and panics are marked with it, and `observer` hears every end.
+    pub fn into_http_at(self, agent: AgentId, observer: Arc<dyn Observer>) -> ConnectRpcService {
+        let limits =
+            Limits::default().with_max_request_body_size(MAX_REQUEST_BYTES).with_max_message_size(MAX_REQUEST_BYTES);
+        ConnectRpcService::new(self.router)
+            .with_limits(limits)
+            .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true))
+            .with_interceptor(Edge { agent, observer })
+            .with_interceptor(strict::Strict)
+    }
+
     /// The service as HTTP: gRPC, gRPC-Web and Connect at once, with the size limit and strict fields.
     pub fn into_http(self) -> ConnectRpcService {
         let limits =
@@ -133,4 +146,10 @@ impl Service {
             .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true))
             .with_interceptor(strict::Strict)
     }
+}
+
+/// A refusal in the caller's own protocol, for a request that reaches no agent.
+pub fn refuse(fault: &Fault, request_headers: &http::HeaderMap) -> http::Response<ReplyBody> {
+    use http_body_util::BodyExt as _;
+    to_wire(fault).into_http_response(request_headers).map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }

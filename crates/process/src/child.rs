@@ -1,0 +1,244 @@
+//! Starting, watching and stopping one child.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tandem_types::{Fault, reason};
+
+use crate::log::LogFile;
+use crate::notify::{Message, NotifySocket};
+use crate::usage::{Usage, usage};
+
+/// Log lines kept as evidence.
+const EVIDENCE_LINES: usize = 20;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Spawn {
+    /// Name in messages, for example `solo/coordination`.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Added to its environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where its output goes.
+    pub log: LogFile,
+    /// Where its readiness socket is made.
+    pub notify: PathBuf,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code, when it ended by itself.
+    pub code: Option<i32>,
+    /// Signal, when one ended it.
+    pub signal: Option<i32>,
+    /// What it used when last looked at.
+    pub usage: Usage,
+    /// Its last log lines, oldest first.
+    pub evidence: Vec<String>,
+}
+
+impl Exit {
+    /// Whether it ended by itself without an error.
+    pub fn is_clean(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit code {code}"),
+            (None, Some(signal)) => match Signal::try_from(signal) {
+                Ok(name) => write!(f, "killed by {name}"),
+                Err(_) => write!(f, "killed by signal {signal}"),
+            },
+            (None, None) => f.write_str("ended in an unknown way"),
+        }
+    }
+}
+
+/// A running process, leader of its own process group. Dropping it leaves the process running.
+#[derive(Debug)]
+pub struct Child {
+    name: String,
+    child: tokio::process::Child,
+    pid: u32,
+    notify: NotifySocket,
+    log: LogFile,
+    usage: Usage,
+}
+
+impl Child {
+    /// Starts it. Output goes to the log from the first byte.
+    pub fn spawn(spec: &Spawn) -> Result<Self, Fault> {
+        let log = spec.log.open()?;
+        let failed = |e: std::io::Error| {
+            Fault::unavailable(reason::DISK, format!("cannot start {} ({}): {e}", spec.name, spec.program.display()))
+        };
+        let notify = NotifySocket::bind(&spec.notify)?;
+        let child = tokio::process::Command::new(&spec.program)
+            .args(&spec.args)
+            .envs(spec.env.iter().map(|(name, value)| (name, value)))
+            .env("NOTIFY_SOCKET", notify.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        // A child that was never polled still has its id.
+        let pid = child.id().unwrap_or_default();
+        Ok(Self { name: spec.name.clone(), child, pid, notify, log: spec.log.clone(), usage: Usage::default() })
+    }
+
+    /// Its process id, which is also its process group.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it uses now; the last known figures once it has ended.
+    pub fn usage(&mut self) -> Usage {
+        if let Some(now) = usage(self.pid) {
+            self.usage = now;
+        }
+        self.usage
+    }
+
+    /// Waits until it says READY, or ends, or `within` is over.
+    pub async fn ready(&mut self, within: Duration) -> Result<Message, Fault> {
+        let name = self.name.clone();
+        let waited = tokio::time::timeout(within, async {
+            loop {
+                tokio::select! {
+                    // A message that was sent before the end counts.
+                    biased;
+                    message = self.notify.receive() => if message.is_ready() { return Ok(message) },
+                    status = self.child.wait() => return Err(self.exit(status)),
+                }
+            }
+        })
+        .await;
+        match waited {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(exit)) => Err(Fault::unavailable(
+                reason::ENGINE_LOST,
+                format!("{name} ended before it was ready: {exit}; its last words: {}", exit.evidence.join(" | ")),
+            )),
+            Err(_) => {
+                Err(Fault::unavailable(reason::TIME_UP, format!("{name} was not ready within {} s", within.as_secs())))
+            }
+        }
+    }
+
+    /// The next message it sends.
+    pub async fn message(&self) -> Message {
+        self.notify.receive().await
+    }
+
+    /// Waits for its end.
+    pub async fn exited(&mut self) -> Exit {
+        let status = self.child.wait().await;
+        self.exit(status)
+    }
+
+    fn exit(&mut self, status: std::io::Result<ExitStatus>) -> Exit {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = status.ok();
+        Exit {
+            code: status.and_then(|s| s.code()),
+            signal: status.and_then(|s| s.signal()),
+            usage: self.usage,
+            evidence: self.log.tail(EVIDENCE_LINES),
+        }
+    }
+
+    /// Sends a signal to the whole process group; does nothing when it has ended.
+    pub fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.pid)
+            && pid > 0
+        {
+            // The only failure is ESRCH: it has ended, which is what every caller wants to bring about.
+            let (Ok(()) | Err(_)) = killpg(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Asks it to end, and ends its whole group by force when it has not within `grace`.
+    pub async fn stop(&mut self, grace: Duration) -> Exit {
+        self.usage();
+        self.signal(Signal::SIGTERM);
+        let exit = match tokio::time::timeout(grace, self.exited()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                self.signal(Signal::SIGKILL);
+                self.exited().await
+            }
+        };
+        // Whatever the leader left behind in its group goes too.
+        self.signal(Signal::SIGKILL);
+        exit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn shell(folder: &Path, script: &str) -> Child {
+        Child::spawn(&Spawn {
+            name: "test".into(),
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: vec![],
+            log: LogFile::new(folder.join("test.log")),
+            notify: folder.join("test.notify"),
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_end_before_readiness_says_how_and_shows_the_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = shell(folder.path(), "echo port 8200 is taken; exit 3");
+        let fault = child.ready(Duration::from_secs(10)).await.unwrap_err();
+        assert!(fault.message.contains("exit code 3"), "{fault}");
+        assert!(fault.message.contains("port 8200 is taken"), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_deaf_child_and_its_children_end_by_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = shell(folder.path(), "trap '' TERM; sleep 1000 & echo up; wait; sleep 1000");
+        while child.log.tail(1).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let exit = child.stop(Duration::from_millis(50)).await;
+        assert_eq!(exit.signal, Some(Signal::SIGKILL as i32));
+        assert_eq!(exit.to_string(), "killed by SIGKILL");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = Spawn {
+            name: "engine".into(),
+            program: "/no/such/program".into(),
+            args: vec![],
+            env: vec![],
+            log: LogFile::new(folder.path().join("x.log")),
+            notify: folder.path().join("x.notify"),
+        };
+        let fault = Child::spawn(&spec).unwrap_err();
+        assert!(fault.message.contains("/no/such/program"), "{fault}");
+    }
+}

@@ -1,0 +1,14 @@
+//! One child process: started with a readiness socket, watched, stopped by process group, its end explained.
+//!
+//! The node runs groups with it and a group's host runs engines with it, so that both say the same things about a
+//! process that ended: how, when, after how much memory, and its last log lines.
+
+mod child;
+mod log;
+mod notify;
+mod usage;
+
+pub use child::{Child, Exit, Spawn};
+pub use log::{LogFile, tail};
+pub use notify::{Message, NotifySocket, notify};
+pub use usage::{Usage, usage};

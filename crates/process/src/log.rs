@@ -1,0 +1,93 @@
+//! The log file of a child: written by the child itself, so that it goes on when its supervisor ends.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tandem_types::{Fault, reason};
+
+/// Above this size a log is put aside at the next start; one former file is kept.
+const KEEP_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How much of the end of a log is looked at for its last lines.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// Where a child writes its output.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    path: PathBuf,
+}
+
+impl LogFile {
+    /// A log at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it for appending, readable by its owner only.
+    pub(crate) fn open(&self) -> Result<File, Fault> {
+        let failed = |e: std::io::Error| {
+            Fault::unavailable(
+                reason::DISK,
+                format!("cannot write the log {}: {e}; check that its folder can be written", self.path.display()),
+            )
+        };
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        if std::fs::metadata(&self.path).is_ok_and(|m| m.len() > KEEP_BYTES) {
+            std::fs::rename(&self.path, self.path.with_extension("log.1")).map_err(failed)?;
+        }
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path).map_err(failed)
+    }
+
+    /// Its last lines, oldest first.
+    pub fn tail(&self, lines: usize) -> Vec<String> {
+        tail(&self.path, lines)
+    }
+}
+
+/// The last lines of a file, oldest first; none when it cannot be read.
+pub fn tail(path: &Path, lines: usize) -> Vec<String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_the_end_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        std::fs::write(&path, (1..=100).map(|i| format!("line {i}\n")).collect::<String>()).unwrap();
+        assert_eq!(tail(&path, 2), ["line 99", "line 100"]);
+        assert_eq!(tail(&folder.path().join("absent"), 2), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_long_log_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogFile::new(folder.path().join("logs/x.log"));
+        log.open().unwrap().set_len(KEEP_BYTES + 1).unwrap();
+        assert_eq!(log.open().unwrap().metadata().unwrap().len(), 0);
+        assert!(folder.path().join("logs/x.log.1").exists());
+    }
+}

@@ -1,0 +1,134 @@
+//! The readiness protocol of `sd_notify(3)`: datagrams of `NAME=value` lines to the socket in `$NOTIFY_SOCKET`.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::path::{Path, PathBuf};
+
+use tandem_types::{Fault, reason};
+use tokio::net::UnixDatagram;
+
+/// One datagram.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    fields: BTreeMap<String, String>,
+}
+
+impl Message {
+    /// Reads `NAME=value` lines; lines without `=` are left out.
+    pub fn parse(text: &str) -> Self {
+        let fields = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Self { fields }
+    }
+
+    /// Whether the sender says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.get("READY") == Some("1")
+    }
+
+    /// Whether the sender says that it is ending.
+    pub fn is_stopping(&self) -> bool {
+        self.get("STOPPING") == Some("1")
+    }
+
+    /// A field's value.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
+}
+
+/// The receiving end, one per child. The file is removed when it is dropped.
+#[derive(Debug)]
+pub struct NotifySocket {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl NotifySocket {
+    /// Binds at `path`, replacing what a former process left there.
+    pub fn bind(path: &Path) -> Result<Self, Fault> {
+        let failed = |e: std::io::Error| {
+            Fault::unavailable(reason::DISK, format!("cannot make the readiness socket {}: {e}", path.display()))
+        };
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+        let socket = UnixDatagram::bind(path).map_err(failed)?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+
+    /// Where it listens, for the child's `$NOTIFY_SOCKET`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next datagram. Datagrams that cannot be read are skipped.
+    pub async fn receive(&self) -> Message {
+        let mut buffer = vec![0; 4096];
+        loop {
+            if let Ok(length) = self.socket.recv(&mut buffer).await {
+                return Message::parse(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        }
+    }
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        // It may have been removed with its folder.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// Tells whoever started this process; does nothing when nobody listens.
+///
+/// # Errors
+/// When `$NOTIFY_SOCKET` is set and cannot be written to.
+pub fn notify(lines: &[(&str, &str)]) -> std::io::Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let text: String = lines.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let socket = StdDatagram::unbound()?;
+    match path.to_str().and_then(|p| p.strip_prefix('@')) {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            socket.send_to_addr(text.as_bytes(), &address)?;
+        }
+        None => {
+            socket.send_to(text.as_bytes(), path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn fields_arrive_and_the_file_goes_with_the_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n");
+        let socket = NotifySocket::bind(&path).unwrap();
+        let sender = StdDatagram::unbound().unwrap();
+        sender.send_to(b"READY=1\nX_TANDEM_ENDPOINT=http://127.0.0.1:1\njunk", &path).unwrap();
+        let message = socket.receive().await;
+        assert!(message.is_ready() && !message.is_stopping());
+        assert_eq!(message.get("X_TANDEM_ENDPOINT"), Some("http://127.0.0.1:1"));
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_left_over_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n");
+        std::fs::write(&path, "old").unwrap();
+        NotifySocket::bind(&path).unwrap();
+    }
+}
