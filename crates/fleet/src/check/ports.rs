@@ -1,0 +1,138 @@
+//! Ports: inside the whitelist, one listener each; what is not stated is given out.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use tandem_types::GroupId;
+
+use super::{Pass, group_path};
+use crate::finding::Path;
+
+/// The two kinds of ports of a group: where they are stated and which ones are allowed.
+#[derive(Clone, Copy)]
+struct Kind {
+    key: &'static str,
+    whitelist: &'static str,
+}
+
+const KINDS: [Kind; 2] =
+    [Kind { key: "port", whitelist: "contract_ports" }, Kind { key: "scrape_port", whitelist: "scrape_ports" }];
+
+/// Someone who listens.
+struct Listener {
+    at: SocketAddr,
+    who: String,
+}
+
+impl Pass<'_> {
+    pub(super) fn ports(&mut self) {
+        let [contract, scrape] = KINDS.map(|kind| self.whitelist(kind));
+        if contract.start().max(scrape.start()) <= contract.end().min(scrape.end()) {
+            let at = Path::of(&["fleet", "scrape_ports"]);
+            self.report.error(
+                "port-ranges-overlap",
+                &at,
+                "contract and scrape ports overlap",
+                "keep the two ranges apart",
+            );
+        }
+        let ids: Vec<GroupId> = self.plan.groups().map(|g| g.id.clone()).collect();
+        let mut taken = self.web_listener();
+        for id in &ids {
+            for (kind, range) in KINDS.into_iter().zip([&contract, &scrape]) {
+                if let Some(port) = self.stated(id, kind) {
+                    self.take(id, kind, port, range, &mut taken);
+                }
+            }
+        }
+        for id in &ids {
+            for (kind, range) in KINDS.into_iter().zip([&contract, &scrape]) {
+                if self.stated(id, kind).is_none() {
+                    self.give(id, kind, range, &mut taken);
+                }
+            }
+        }
+    }
+
+    /// The allowed range of a kind of port; the default one when the stated one cannot be read.
+    fn whitelist(&mut self, kind: Kind) -> RangeInclusive<u16> {
+        let header = &self.fleet.fleet;
+        let (text, default) = match kind.key {
+            "port" => (&header.contract_ports, 8200..=8300),
+            _ => (&header.scrape_ports, 9100..=9200),
+        };
+        let ends = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        match ends {
+            Some((from, to)) if from > 0 && from <= to => from..=to,
+            _ => {
+                let at = Path::of(&["fleet", kind.whitelist]);
+                let message = format!("{text:?} is not a range of ports");
+                self.report.error(
+                    "bad-ports",
+                    &at,
+                    message,
+                    format!("write \"{}-{}\"", default.start(), default.end()),
+                );
+                default
+            }
+        }
+    }
+
+    fn web_listener(&self) -> Vec<Listener> {
+        let listen = self.fleet.web.as_ref().and_then(|web| web.listen.parse().ok());
+        listen.map(|at| Listener { at, who: "the web listener".into() }).into_iter().collect()
+    }
+
+    fn stated(&self, id: &GroupId, kind: Kind) -> Option<u16> {
+        let group = self.fleet.group.get(&id.to_string())?;
+        if kind.key == "port" { group.port } else { group.scrape_port }
+    }
+
+    fn take(&mut self, id: &GroupId, kind: Kind, port: u16, allowed: &RangeInclusive<u16>, taken: &mut Vec<Listener>) {
+        let at = group_path(id).key(kind.key);
+        let Some(address) = self.plan.nodes.get(&id.node).map(|n| SocketAddr::new(n.address, port)) else { return };
+        let free = allowed.clone().find(|p| !taken.iter().any(|t| clash(t.at, SocketAddr::new(address.ip(), *p))));
+        let fix =
+            free.map_or_else(|| "leave it out".into(), |p| format!("take a free one, such as {p}, or leave it out"));
+        if !allowed.contains(&port) {
+            let message = format!(
+                "`{id}` has {} {port}, outside of {}-{}, which `{}` allows",
+                kind.key,
+                allowed.start(),
+                allowed.end(),
+                kind.whitelist
+            );
+            self.report.error("port-outside", &at, message, &fix);
+        }
+        if let Some(other) = taken.iter().find(|t| clash(t.at, address)) {
+            let message = format!("{} of `{id}` is taken: {} listens on {} too", kind.key, other.who, other.at);
+            self.report.error("port-clash", &at, message, fix);
+        }
+        taken.push(Listener { at: address, who: format!("`{id}` ({})", kind.key) });
+        self.set(id, kind, address);
+    }
+
+    fn give(&mut self, id: &GroupId, kind: Kind, allowed: &RangeInclusive<u16>, taken: &mut Vec<Listener>) {
+        let Some(ip) = self.plan.nodes.get(&id.node).map(|n| n.address) else { return };
+        let mut addresses = allowed.clone().map(|port| SocketAddr::new(ip, port));
+        let Some(address) = addresses.find(|a| !taken.iter().any(|t| clash(t.at, *a))) else {
+            let message = format!("no port of `{}` is free for `{id}`", kind.whitelist);
+            self.report.error("ports-exhausted", &group_path(id), message, format!("widen `{}`", kind.whitelist));
+            return;
+        };
+        taken.push(Listener { at: address, who: format!("`{id}` ({})", kind.key) });
+        self.set(id, kind, address);
+    }
+
+    fn set(&mut self, id: &GroupId, kind: Kind, address: SocketAddr) {
+        if let Some(group) = self.group_mut(id) {
+            if kind.key == "port" { group.contract = address } else { group.scrape = address }
+        }
+    }
+}
+
+/// Whether two listeners cannot both be: the same port on the same address, or on all addresses.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let all = |ip: IpAddr| ip.is_unspecified();
+    a.port() == b.port() && (a.ip() == b.ip() || all(a.ip()) || all(b.ip()))
+}

@@ -1,0 +1,18 @@
+//! A plan for people (text, diagram) and for programs (JSON).
+
+mod mermaid;
+mod text;
+
+pub use mermaid::mermaid;
+pub use text::{ReadyMs, text};
+
+use crate::plan::Plan;
+
+/// The plan as JSON.
+pub fn json(plan: &Plan) -> String {
+    serde_json::to_string_pretty(plan).expect("plain data whose maps have text keys is JSON")
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
