@@ -1,11 +1,9 @@
 //! Events between agents: ids and numbers, never words of a person.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::Stream;
-use tandem_types::{Fault, Timestamp};
+use tandem_types::{Fault, Timestamp, UserId};
 
 use crate::def::Topic;
 
@@ -28,14 +26,17 @@ pub struct Event {
     pub lost: u64,
 }
 
-/// Events as they come.
-pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
-
 /// Keeps and hands out the events of one group. The host implements it.
 #[async_trait]
 pub trait EventBus: Send + Sync {
-    /// Keeps an event. Journal events are on disk when this returns.
-    async fn publish(&self, topic: Topic, key: &str, payload: serde_json::Value) -> Result<(), Fault>;
+    /// Keeps an event, about a person if it is about one. Journal events are on disk when this returns.
+    async fn publish(
+        &self,
+        topic: Topic,
+        key: &str,
+        user: Option<&UserId>,
+        payload: serde_json::Value,
+    ) -> Result<(), Fault>;
 }
 
 /// Publishes on behalf of one agent. Cheap to clone.
@@ -52,6 +53,17 @@ impl Publisher {
 
     /// Publishes an event. Events with the same key arrive in order.
     pub async fn publish(&self, topic: Topic, key: &str, payload: serde_json::Value) -> Result<(), Fault> {
-        self.bus.publish(topic, key, payload).await
+        self.bus.publish(topic, key, None, payload).await
+    }
+
+    /// Publishes an event about a person, so that it is exported and forgotten with the person's data.
+    pub async fn publish_about(
+        &self,
+        user: &UserId,
+        topic: Topic,
+        key: &str,
+        payload: serde_json::Value,
+    ) -> Result<(), Fault> {
+        self.bus.publish(topic, key, Some(user), payload).await
     }
 }

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tandem_contract::Service;
-use tandem_types::{Fault, UserId};
+use tandem_store::personal::PersonalData;
+use tandem_types::Fault;
 
 use crate::events::Event;
 
@@ -34,26 +34,6 @@ pub struct Subscription {
     pub topic: &'static str,
     /// Called for each event, one after the other.
     pub handler: EventHandler,
-}
-
-/// A row of a store as it is exported.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// The store.
-    pub store: String,
-    /// The row.
-    pub row: serde_json::Value,
-}
-
-/// What a store holds about people.
-#[async_trait]
-pub trait PersonalData: Send + Sync {
-    /// Name of the store, for example `sessions.db`.
-    fn store(&self) -> &str;
-    /// Everything about a person.
-    async fn export(&self, user: &UserId) -> Result<Vec<Row>, Fault>;
-    /// Removes everything about a person; says how many rows.
-    async fn forget(&self, user: &UserId) -> Result<u64, Fault>;
 }
 
 /// A running agent as the host sees it.

@@ -9,7 +9,7 @@ use tandem_agent::{
     Peers, Publisher, Started, Topic,
 };
 use tandem_contract::{Call, Client, LocalService, Service, local};
-use tandem_types::{AgentId, Fault, GroupId, Health, State};
+use tandem_types::{AgentId, Fault, GroupId, Health, State, UserId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -184,7 +184,13 @@ struct Bus {
 
 #[async_trait]
 impl EventBus for Bus {
-    async fn publish(&self, topic: Topic, key: &str, payload: serde_json::Value) -> Result<(), Fault> {
+    async fn publish(
+        &self,
+        topic: Topic,
+        key: &str,
+        _user: Option<&UserId>,
+        payload: serde_json::Value,
+    ) -> Result<(), Fault> {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let cursor = events.len() as u64 + 1;
         events.push(Event {
