@@ -206,6 +206,15 @@ fn render(finding: &Finding, text: &str) -> String {
     out
 }
 
+/// The fix for a word that is not known: the one that was likely meant, or something else to do.
+pub(crate) fn suggest<'a>(
+    word: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    otherwise: impl Into<String>,
+) -> String {
+    meant(word, known).map_or_else(|| otherwise.into(), |likely| format!("did you mean `{likely}`?"))
+}
+
 /// The known word that was most likely meant by `word`.
 pub(crate) fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |k: &str| strsim::damerau_levenshtein(&word.to_lowercase(), &k.to_lowercase());

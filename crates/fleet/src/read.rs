@@ -4,7 +4,7 @@ use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::finding::{Finding, Path, Report, Severity, Span, meant};
+use crate::finding::{Finding, Path, Report, Severity, Span, suggest};
 use crate::model::Fleet;
 use crate::schema::SCHEMA;
 
@@ -104,10 +104,7 @@ impl Reader<'_> {
                 if known.is_empty() {
                     return self.wrong_kind("text", &options, at);
                 }
-                let fix = match meant(text, known) {
-                    Some(word) => format!("did you mean {word:?}?"),
-                    None => format!("write {}", expected(&options)),
-                };
+                let fix = suggest(text, known, format!("write {}", expected(&options)));
                 self.report.error("bad-value", at, format!("{text:?} is not possible here"), fix);
                 None
             }
@@ -174,11 +171,11 @@ impl Reader<'_> {
         let known: Vec<&str> =
             schema["properties"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
         let dotted = self.text.get(..key.span().start).is_some_and(|before| before.trim_end().ends_with('.'));
-        let fix = match meant(name, known.iter().copied()) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None if dotted => "if the dot belongs to the name, put the name in quotes".to_owned(),
-            None => format!("remove it; known here: {}", known.join(", ")),
+        let otherwise = match dotted {
+            true => "if the dot belongs to the name, put the name in quotes".to_owned(),
+            false => format!("remove it; known here: {}", known.join(", ")),
         };
+        let fix = suggest(name, known, otherwise);
         self.report.error("unknown-key", &at, format!("`{name}` is not a key of the fleet file here"), fix);
     }
 

@@ -132,7 +132,7 @@ impl Pass<'_> {
                     format!("`{}` may use {} vCPU, and `{node}` has {cpus}", group.id, group.cpu.unwrap_or_default());
                 self.report.note("cpu-ceiling-idle", &group_path(&group.id).key("cpu"), message, "");
             }
-            let sum: f64 = plan.groups.iter().filter_map(|g| g.cpu).sum();
+            let sum = (plan.groups.iter().filter_map(|g| g.cpu).sum::<f64>() * 100.0).round() / 100.0;
             if sum > f64::from(cpus) {
                 let message = format!(
                     "CPU ceilings of `{node}` add up to {sum} vCPU of {cpus}: weights decide when all are busy"

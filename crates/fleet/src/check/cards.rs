@@ -4,7 +4,7 @@ use tandem_types::{GroupId, NodeName};
 
 use super::names::parsed;
 use super::{Pass, group_path, thousands};
-use crate::finding::{Path, meant};
+use crate::finding::{Path, suggest};
 use crate::gpu::{CardPlan, SharePlan, has_mig, reserve_mib, share_sm, share_vram_mib};
 use crate::model::{Card, Sharing};
 
@@ -87,8 +87,7 @@ impl Pass<'_> {
             let Some(owner) = parsed::<GroupId>(&slot.owner, &at.key("for"), &mut self.report) else { continue };
             if owner == *id || !self.fleet.group.contains_key(&slot.owner) {
                 let others = self.fleet.group.keys().map(String::as_str).filter(|g| *g != id.to_string());
-                let fix = meant(&slot.owner, others)
-                    .map_or_else(|| "name another group".into(), |w| format!("did you mean `{w}`?"));
+                let fix = suggest(&slot.owner, others, "name another group");
                 let message = format!("an overflow share of `{id}` is for `{owner}`, which is no other group");
                 self.report.error("unknown-group", &at.key("for"), message, fix);
                 continue;

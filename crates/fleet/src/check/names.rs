@@ -7,7 +7,7 @@ use tandem_types::{AgentId, AgentName, GroupId, NodeName};
 
 use super::{Pass, listed};
 use crate::facts::AgentRef;
-use crate::finding::{Path, Report, meant};
+use crate::finding::{Path, Report, meant, suggest};
 use crate::model::{AgentSpec, Group};
 use crate::plan::{AgentPlan, CriticalPath, GroupPlan, NodePlan};
 
@@ -26,10 +26,8 @@ impl Pass<'_> {
             let Some(node) = self.plan.nodes.get(&id.node) else {
                 // A node whose name is wrong was reported where it is defined.
                 if !self.fleet.node.contains_key(id.node.as_str()) {
-                    let fix = match meant(id.node.as_str(), self.plan.nodes.keys().map(NodeName::as_str)) {
-                        Some(node) => format!("did you mean `{node}/{}`?", id.group),
-                        None => format!("add `[node.{}]`", id.node),
-                    };
+                    let nodes = self.plan.nodes.keys().map(NodeName::as_str);
+                    let fix = suggest(id.node.as_str(), nodes, format!("add `[node.{}]`", id.node));
                     self.report.error("unknown-node", &at, format!("there is no node `{}`", id.node), fix);
                 }
                 continue;

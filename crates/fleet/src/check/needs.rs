@@ -6,7 +6,7 @@ use tandem_types::{AgentId, AgentName, GroupId, GroupName, NodeName};
 
 use super::names::parsed;
 use super::{Pass, circle, group_path, listed};
-use crate::finding::{Path, meant};
+use crate::finding::{Path, suggest};
 use crate::graph;
 use crate::plan::GroupPlan;
 
@@ -53,10 +53,7 @@ impl Pass<'_> {
             return None;
         }
         if !siblings().any(|s| s == name) {
-            let fix = match meant(name, siblings()) {
-                Some(word) => format!("did you mean `{word}`?"),
-                None => format!("take it out, or add [group.\"{}/{name}\"]", id.node),
-            };
+            let fix = suggest(name, siblings(), format!("take it out, or add [group.\"{}/{name}\"]", id.node));
             let message = format!("`{id}` needs `{name}`, and `{}` has no such group", id.node);
             self.report.error("unknown-group", at, message, fix);
             return None;
@@ -73,10 +70,7 @@ impl Pass<'_> {
             return None;
         }
         if !self.fleet.group.contains_key(name) {
-            let fix = match meant(name, self.fleet.group.keys().map(String::as_str)) {
-                Some(word) => format!("did you mean `{word}`?"),
-                None => "take it out".into(),
-            };
+            let fix = suggest(name, self.fleet.group.keys().map(String::as_str), "take it out");
             self.report.error("unknown-group", at, format!("`{id}` comes after `{peer}`, which does not exist"), fix);
             return None;
         }
@@ -179,10 +173,8 @@ impl Pass<'_> {
         }
         let here: Vec<AgentName> =
             self.plan.agents().filter(|(a, _)| a.node == id.node).map(|(a, _)| a.agent).collect();
-        let fix = match meant(need.as_str(), here.iter().map(AgentName::as_str)) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("place `{need}` on `{}`, or state `needs` without it", id.node),
-        };
+        let otherwise = format!("place `{need}` on `{}`, or state `needs` without it", id.node);
+        let fix = suggest(need.as_str(), here.iter().map(AgentName::as_str), otherwise);
         let message = format!("`{}` needs `{need}`, which is nowhere on `{}`", id.agent, id.node);
         self.report.error("need-missing", at, message, fix);
     }
@@ -240,10 +232,7 @@ impl Pass<'_> {
                 if code || from_code || names.contains(&used.to_string()) {
                     continue;
                 }
-                let fix = match meant(&used.to_string(), names.iter().map(String::as_str)) {
-                    Some(word) => format!("did you mean `{word}`?"),
-                    None => "take it out, or place it".into(),
-                };
+                let fix = suggest(&used.to_string(), names.iter().map(String::as_str), "take it out, or place it");
                 let at = self.agent_list_path(id, "uses", &used.to_string());
                 self.report.warn("unknown-agent", &at, format!("`{}` uses `{used}`, which is nowhere", id.agent), fix);
             }

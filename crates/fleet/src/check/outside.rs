@@ -7,7 +7,7 @@ use tandem_types::{AgentName, GroupId, Role};
 
 use super::names::parsed;
 use super::{Pass, circle, listed, thousands};
-use crate::finding::{Path, meant};
+use crate::finding::{Path, suggest};
 use crate::graph;
 use crate::model::{BindingSpec, Device};
 use crate::plan::{Caller, RolePlan, WebPlan};
@@ -51,10 +51,7 @@ impl Pass<'_> {
         if self.fleet.roles.contains_key(alias) {
             return alias.parse().ok();
         }
-        let fix = match meant(alias, self.fleet.roles.keys().map(String::as_str)) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("bind `{alias}` in [roles] too"),
-        };
+        let fix = suggest(alias, self.fleet.roles.keys().map(String::as_str), format!("bind `{alias}` in [roles] too"));
         self.report.error("unknown-role", at, format!("no role `{alias}` is bound here"), fix);
         None
     }
@@ -62,10 +59,11 @@ impl Pass<'_> {
     fn model(&mut self, spec: &BindingSpec, at: &Path) {
         let Some(models) = &self.facts.models else { return };
         if spec.alias.is_none() && spec.model != AUTO && !models.contains(&spec.model) {
-            let fix = match meant(&spec.model, models.iter().map(String::as_str)) {
-                Some(word) => format!("did you mean `{word}`?"),
-                None => "write \"auto\", or add the model to the catalogue".into(),
-            };
+            let fix = suggest(
+                &spec.model,
+                models.iter().map(String::as_str),
+                "write \"auto\", or add the model to the catalogue",
+            );
             let at = if self.report.spans.contains_key(&at.key("model")) { at.key("model") } else { at.clone() };
             self.report.error("unknown-model", &at, format!("the catalogue has no model `{}`", spec.model), fix);
         }
@@ -78,9 +76,8 @@ impl Pass<'_> {
             let Some(id) = parsed::<GroupId>(name, &at, &mut self.report) else { continue };
             let Some(group) = self.plan.group(&id) else {
                 if !self.fleet.group.contains_key(name) {
-                    let fix = meant(name, self.fleet.group.keys().map(String::as_str));
-                    let fix =
-                        fix.map_or_else(|| "name a group of this file".into(), |w| format!("did you mean `{w}`?"));
+                    let groups = self.fleet.group.keys().map(String::as_str);
+                    let fix = suggest(name, groups, "name a group of this file");
                     self.report.error(
                         "unknown-group",
                         &at,
@@ -192,8 +189,7 @@ impl Pass<'_> {
                     agent => parsed(agent, &at, &mut self.report).map(Caller::Agent),
                 };
                 if caller.is_some() && !known.clone().any(|k| k == name) {
-                    let fix =
-                        meant(name, known).map_or_else(|| "take it out".into(), |w| format!("did you mean `{w}`?"));
+                    let fix = suggest(name, known, "take it out");
                     self.report.warn(
                         "unknown-caller",
                         &at,
@@ -225,10 +221,11 @@ impl Pass<'_> {
         }
         // A list for a contract that does not exist would leave the one that was meant open to all.
         if let Some(known) = self.facts.contracts.as_ref().filter(|known| !known.contains(contract)) {
-            let fix = match meant(contract, known.iter().map(String::as_str)) {
-                Some(word) => format!("did you mean `{word}`?"),
-                None => "check its name, unless it belongs to an agent that is not built".into(),
-            };
+            let fix = suggest(
+                contract,
+                known.iter().map(String::as_str),
+                "check its name, unless it belongs to an agent that is not built",
+            );
             self.report.warn("unknown-contract", at, format!("this program speaks no contract `{contract}`"), fix);
         }
     }

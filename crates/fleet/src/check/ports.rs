@@ -8,15 +8,32 @@ use tandem_types::GroupId;
 use super::{Pass, group_path};
 use crate::finding::Path;
 
-/// The two kinds of ports of a group: where they are stated and which ones are allowed.
+/// The two kinds of ports of a group.
 #[derive(Clone, Copy)]
-struct Kind {
-    key: &'static str,
-    whitelist: &'static str,
+enum Kind {
+    Contract,
+    Scrape,
 }
 
-const KINDS: [Kind; 2] =
-    [Kind { key: "port", whitelist: "contract_ports" }, Kind { key: "scrape_port", whitelist: "scrape_ports" }];
+impl Kind {
+    const ALL: [Self; 2] = [Self::Contract, Self::Scrape];
+
+    /// The key that states it.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Contract => "port",
+            Self::Scrape => "scrape_port",
+        }
+    }
+
+    /// The key that says which are allowed.
+    fn whitelist(self) -> &'static str {
+        match self {
+            Self::Contract => "contract_ports",
+            Self::Scrape => "scrape_ports",
+        }
+    }
+}
 
 /// Someone who listens.
 struct Listener {
@@ -26,7 +43,7 @@ struct Listener {
 
 impl Pass<'_> {
     pub(super) fn ports(&mut self) {
-        let [contract, scrape] = KINDS.map(|kind| self.whitelist(kind));
+        let [contract, scrape] = Kind::ALL.map(|kind| self.whitelist(kind));
         if contract.start().max(scrape.start()) <= contract.end().min(scrape.end()) {
             let at = Path::of(&["fleet", "scrape_ports"]);
             self.report.error(
@@ -39,14 +56,14 @@ impl Pass<'_> {
         let ids: Vec<GroupId> = self.plan.groups().map(|g| g.id.clone()).collect();
         let mut taken = self.web_listener();
         for id in &ids {
-            for (kind, range) in KINDS.into_iter().zip([&contract, &scrape]) {
+            for (kind, range) in Kind::ALL.into_iter().zip([&contract, &scrape]) {
                 if let Some(port) = self.stated(id, kind) {
                     self.take(id, kind, port, range, &mut taken);
                 }
             }
         }
         for id in &ids {
-            for (kind, range) in KINDS.into_iter().zip([&contract, &scrape]) {
+            for (kind, range) in Kind::ALL.into_iter().zip([&contract, &scrape]) {
                 if self.stated(id, kind).is_none() {
                     self.give(id, kind, range, &mut taken);
                 }
@@ -57,15 +74,15 @@ impl Pass<'_> {
     /// The allowed range of a kind of port; the default one when the stated one cannot be read.
     fn whitelist(&mut self, kind: Kind) -> RangeInclusive<u16> {
         let header = &self.fleet.fleet;
-        let (text, default) = match kind.key {
-            "port" => (&header.contract_ports, 8200..=8300),
-            _ => (&header.scrape_ports, 9100..=9200),
+        let (text, default) = match kind {
+            Kind::Contract => (&header.contract_ports, 8200..=8300),
+            Kind::Scrape => (&header.scrape_ports, 9100..=9200),
         };
         let ends = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
         match ends {
             Some((from, to)) if from > 0 && from <= to => from..=to,
             _ => {
-                let at = Path::of(&["fleet", kind.whitelist]);
+                let at = Path::of(&["fleet", kind.whitelist()]);
                 let message = format!("{text:?} is not a range of ports");
                 self.report.error(
                     "bad-ports",
@@ -85,11 +102,11 @@ impl Pass<'_> {
 
     fn stated(&self, id: &GroupId, kind: Kind) -> Option<u16> {
         let group = self.fleet.group.get(&id.to_string())?;
-        if kind.key == "port" { group.port } else { group.scrape_port }
+        if matches!(kind, Kind::Contract) { group.port } else { group.scrape_port }
     }
 
     fn take(&mut self, id: &GroupId, kind: Kind, port: u16, allowed: &RangeInclusive<u16>, taken: &mut Vec<Listener>) {
-        let at = group_path(id).key(kind.key);
+        let at = group_path(id).key(kind.key());
         let Some(address) = self.plan.nodes.get(&id.node).map(|n| SocketAddr::new(n.address, port)) else { return };
         let free = allowed.clone().find(|p| !taken.iter().any(|t| clash(t.at, SocketAddr::new(address.ip(), *p))));
         let fix =
@@ -97,18 +114,18 @@ impl Pass<'_> {
         if !allowed.contains(&port) {
             let message = format!(
                 "`{id}` has {} {port}, outside of {}-{}, which `{}` allows",
-                kind.key,
+                kind.key(),
                 allowed.start(),
                 allowed.end(),
-                kind.whitelist
+                kind.whitelist()
             );
             self.report.error("port-outside", &at, message, &fix);
         }
         if let Some(other) = taken.iter().find(|t| clash(t.at, address)) {
-            let message = format!("{} of `{id}` is taken: {} listens on {} too", kind.key, other.who, other.at);
+            let message = format!("{} of `{id}` is taken: {} listens on {} too", kind.key(), other.who, other.at);
             self.report.error("port-clash", &at, message, fix);
         }
-        taken.push(Listener { at: address, who: format!("`{id}` ({})", kind.key) });
+        taken.push(Listener { at: address, who: format!("`{id}` ({})", kind.key()) });
         self.set(id, kind, address);
     }
 
@@ -116,17 +133,17 @@ impl Pass<'_> {
         let Some(ip) = self.plan.nodes.get(&id.node).map(|n| n.address) else { return };
         let mut addresses = allowed.clone().map(|port| SocketAddr::new(ip, port));
         let Some(address) = addresses.find(|a| !taken.iter().any(|t| clash(t.at, *a))) else {
-            let message = format!("no port of `{}` is free for `{id}`", kind.whitelist);
-            self.report.error("ports-exhausted", &group_path(id), message, format!("widen `{}`", kind.whitelist));
+            let message = format!("no port of `{}` is free for `{id}`", kind.whitelist());
+            self.report.error("ports-exhausted", &group_path(id), message, format!("widen `{}`", kind.whitelist()));
             return;
         };
-        taken.push(Listener { at: address, who: format!("`{id}` ({})", kind.key) });
+        taken.push(Listener { at: address, who: format!("`{id}` ({})", kind.key()) });
         self.set(id, kind, address);
     }
 
     fn set(&mut self, id: &GroupId, kind: Kind, address: SocketAddr) {
         if let Some(group) = self.group_mut(id) {
-            if kind.key == "port" { group.contract = address } else { group.scrape = address }
+            if matches!(kind, Kind::Contract) { group.contract = address } else { group.scrape = address }
         }
     }
 }
