@@ -130,6 +130,16 @@ pub mod reason {
     pub const NOT_ALLOWED: &str = "not_allowed";
     /// An agent that the fleet file names but this build has no code for.
     pub const NOT_BUILT: &str = "not_built";
+    /// A group's address is not the one in the fleet file.
+    pub const BAD_ADDRESS: &str = "bad_address";
+    /// Another live instance holds the identity.
+    pub const SECOND_OWNER: &str = "second_owner";
+    /// A reader of a stream fell too far behind; it is to begin the stream anew.
+    pub const BEHIND: &str = "behind";
+    /// A setting in the fleet file is missing; `message` names it.
+    pub const SETTING_MISSING: &str = "setting_missing";
+    /// The person is to say it once more, or with `force`.
+    pub const CONFIRMATION_NEEDED: &str = "confirmation_needed";
     /// A bug.
     pub const BUG: &str = "bug";
     /// Reading or writing a disk failed.
