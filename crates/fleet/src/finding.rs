@@ -122,13 +122,14 @@ impl fmt::Display for Path {
     }
 }
 
-/// Where the values of a file are.
-pub(crate) type Spans = BTreeMap<Path, Span>;
+/// Where the values of a file are, in bytes.
+pub(crate) type Spans = BTreeMap<Path, Range<usize>>;
 
 /// Collects findings and gives each its place.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
     pub(crate) file: String,
+    pub(crate) text: String,
     pub(crate) spans: Spans,
     pub(crate) findings: Vec<Finding>,
 }
@@ -148,7 +149,8 @@ impl Report {
 
     fn push(&mut self, severity: Severity, code: &'static str, at: &Path, message: String, fix: String) {
         // A key that is not in the file has no place of its own: the nearest table around it has.
-        let span = std::iter::successors(Some(at.clone()), Path::parent).find_map(|p| self.spans.get(&p).copied());
+        let range = std::iter::successors(Some(at.clone()), Path::parent).find_map(|p| self.spans.get(&p).cloned());
+        let span = range.map(|range| Span::new(&self.text, range));
         let (file, key) = (self.file.clone(), at.to_string());
         self.findings.push(Finding { severity, code, message, fix, file, key, span });
     }

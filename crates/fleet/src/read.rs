@@ -22,7 +22,8 @@ impl Document {
     /// `file` is the name that findings give.
     pub fn read(file: &str, text: &str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
-        let mut reader = Reader { text, report: Report { file: file.to_owned(), ..Report::default() } };
+        let report = Report { file: file.to_owned(), text: text.to_owned(), ..Report::default() };
+        let mut reader = Reader { report };
         for error in &errors {
             reader.syntax(error);
         }
@@ -52,12 +53,11 @@ impl From<Fleet> for Document {
     }
 }
 
-struct Reader<'a> {
-    text: &'a str,
+struct Reader {
     report: Report,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn syntax(&mut self, error: &toml::de::Error) {
         let (code, fix) = match error.message() {
             "duplicate key" => ("duplicate-key", "keep one of them: a key or a name is given once"),
@@ -70,7 +70,7 @@ impl Reader<'_> {
             fix: fix.into(),
             file: self.report.file.clone(),
             key: String::new(),
-            span: error.span().map(|range| Span::new(self.text, range)),
+            span: error.span().map(|range| Span::new(&self.report.text, range)),
         });
     }
 
@@ -89,7 +89,7 @@ impl Reader<'_> {
                 for item in items {
                     // Places are kept under the index the item has after those before it were left out.
                     let at = at.index(list.len());
-                    self.report.spans.insert(at.clone(), Span::new(self.text, item.span()));
+                    self.report.spans.insert(at.clone(), item.span());
                     list.extend(self.value(item, &schema["items"], &at));
                 }
                 Some(Value::Array(list))
@@ -145,7 +145,7 @@ impl Reader<'_> {
             let at = at.key(name);
             // What a header stands for is the key in it; what is written after `=` stands for itself.
             let range = if value.get_ref().is_table() { key.span() } else { value.span() };
-            self.report.spans.insert(at.clone(), Span::new(self.text, range));
+            self.report.spans.insert(at.clone(), range);
             let known = schema["properties"].get(name).or(pattern).or(match &schema["additionalProperties"] {
                 open @ Value::Object(_) => Some(open),
                 _ => None,
@@ -166,11 +166,11 @@ impl Reader<'_> {
     }
 
     fn unknown_key(&mut self, key: &Spanned<impl AsRef<str>>, schema: &Value, at: Path) {
-        self.report.spans.insert(at.clone(), Span::new(self.text, key.span()));
+        self.report.spans.insert(at.clone(), key.span());
         let name = key.get_ref().as_ref();
         let known: Vec<&str> =
             schema["properties"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
-        let dotted = self.text.get(..key.span().start).is_some_and(|before| before.trim_end().ends_with('.'));
+        let dotted = self.report.text.get(..key.span().start).is_some_and(|before| before.trim_end().ends_with('.'));
         let otherwise = match dotted {
             true => "if the dot belongs to the name, put the name in quotes".to_owned(),
             false => format!("remove it; known here: {}", known.join(", ")),
