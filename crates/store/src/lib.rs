@@ -7,12 +7,18 @@
 #![allow(clippy::result_large_err, reason = "a Fault says everything a caller needs; it is made when something failed")]
 
 pub mod db;
+pub mod journal;
 pub mod keys;
+pub mod leases;
 pub mod paging;
 pub mod personal;
+pub mod requests;
+pub mod reservations;
+pub mod series;
 pub mod sessions;
 #[cfg(test)]
 mod testing;
+pub mod twin;
 mod words;
 
 pub use words::reason;

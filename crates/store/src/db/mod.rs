@@ -10,6 +10,7 @@ mod files;
 mod migrate;
 mod reader;
 mod row;
+mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -24,7 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
 pub use migrate::Migration;
-pub(crate) use row::{column, fresh_id, json_column};
+pub(crate) use row::{column, fresh_id, json_column, optional_column};
+pub(crate) use store::sqlite_store;
 pub use writer::Stats;
 
 use error::file_fault;
@@ -65,13 +67,24 @@ impl Db {
     /// Reason `disk`, with the path and what to do, when folder or file cannot be written, the disk is full or the file
     /// is damaged; reason `newer_schema` when a newer version wrote it. The file is then as it was before.
     pub fn open(path: impl Into<PathBuf>, migrations: &[Migration]) -> Result<Self, Fault> {
+        Self::open_with(path, migrations, |_| Ok(())).map(|(db, ())| db)
+    }
+
+    /// As [`Db::open`], with a first look into the file.
+    pub(crate) fn open_with<T>(
+        path: impl Into<PathBuf>,
+        migrations: &[Migration],
+        look: impl FnOnce(&Transaction<'_>) -> Result<T, Error>,
+    ) -> Result<(Self, T), Fault> {
         let path = path.into();
         files::prepare(&path)?;
         let mut connection = files::open_writer(&path).map_err(|e| e.into_fault(&path))?;
         migrate::run(&mut connection, &path, migrations)?;
+        let seen = connection.transaction().map_err(Error::from).and_then(|tx| look(&tx));
+        let seen = seen.map_err(|e| e.into_fault(&path))?;
         let counters = Arc::new(Counters::default());
         let lanes = Lanes::start(&path, connection, &counters)?;
-        Ok(Self(Arc::new(Inner { path, counters, lanes: Mutex::new(Some(lanes)) })))
+        Ok((Self(Arc::new(Inner { path, counters, lanes: Mutex::new(Some(lanes)) })), seen))
     }
 
     /// Runs `work` inside the shared write transaction and returns once its result is on disk.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Row, Transaction};
 use serde::de::DeserializeOwned;
 
@@ -32,4 +32,13 @@ fn malformed(row: &Row<'_>, name: &str, why: Box<dyn std::error::Error + Send + 
 /// 16 random bytes for a new row.
 pub(crate) fn fresh_id(tx: &Transaction<'_>) -> Result<[u8; 16], Error> {
     Ok(tx.prepare_cached("SELECT randomblob(16)")?.query_row([], |row| row.get(0))?)
+}
+
+/// As [`column`], where there may be nothing.
+pub(crate) fn optional_column<T>(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<T>>
+where
+    T: FromStr,
+    T::Err: ToString,
+{
+    if row.get_ref(name)? == ValueRef::Null { Ok(None) } else { column(row, name).map(Some) }
 }

@@ -1,6 +1,5 @@
 //! Conversations in SQLite.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +12,7 @@ use super::{
     Amendment, Budget, Created, Entry, Erased, Hit, IDLE, KEEP_DAYS, NewEntry, NewSession, OPEN_LIMIT, Search, Session,
     SessionStore, Speaker, Summary, ToSummarise, Window,
 };
-use crate::db::{Db, Error, Migration, column, fresh_id, json_column};
+use crate::db::{Db, Error, Migration, column, fresh_id, json_column, sqlite_store};
 use crate::keys::{self, once};
 use crate::paging::{Page, Paged, hex};
 use crate::personal::{Holds, Personal};
@@ -26,26 +25,10 @@ const TITLE_CHARS: usize = 60;
 /// Entries handed out for one summary.
 const SUMMARISED_AT_ONCE: u32 = 200;
 
-/// `sessions.db`.
-#[derive(Debug, Clone)]
-pub struct SqliteSessions {
-    db: Db,
-}
-
-impl SqliteSessions {
-    /// Opens the file, creating or migrating it as needed; see [`Db::open`].
-    ///
-    /// # Errors
-    /// Those of [`Db::open`].
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, Fault> {
-        Ok(Self { db: Db::open(path, MIGRATIONS)? })
-    }
-
-    /// The file, for backup, checks and closing.
-    pub fn db(&self) -> &Db {
-        &self.db
-    }
-}
+sqlite_store!(
+    /// `sessions.db`.
+    SqliteSessions, MIGRATIONS
+);
 
 impl Holds for SqliteSessions {
     const PERSONAL: &'static [Personal] = &[
