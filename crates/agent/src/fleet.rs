@@ -21,6 +21,17 @@ pub struct FleetView {
     pub groups: Vec<FleetGroup>,
     /// Role to model, as the fleet file binds them; `auto` lets the catalogue choose.
     pub roles: BTreeMap<String, String>,
+    /// The door for people and their programs.
+    pub web: FleetWeb,
+}
+
+/// The door for people and their programs.
+#[derive(Debug, Clone, Default)]
+pub struct FleetWeb {
+    /// Address and port it listens at, for example `127.0.0.1:8280`; empty when there is no door.
+    pub listen: String,
+    /// File with the token that callers must know; without one the door opens on loopback only.
+    pub token_file: Option<std::path::PathBuf>,
 }
 
 /// A machine.
@@ -49,8 +60,9 @@ pub struct FleetGroup {
     pub cpus: f64,
     /// Its agents, in fleet file order.
     pub agents: Vec<FleetAgent>,
-    /// Who may call it; empty for everybody in the fleet.
-    pub callers: Vec<String>,
+    /// Who may call a contract of this group, by service such as `tandem.session.v1.Sessions`; one without an entry is
+    /// open to the fleet.
+    pub callers: BTreeMap<String, Vec<String>>,
 }
 
 /// An agent with what it serves.

@@ -18,7 +18,7 @@ pub use clock::Clock;
 pub use ctx::{Ctx, CtxParts, Heartbeat};
 pub use def::{AgentDef, StartFuture, Topic, TopicKind};
 pub use events::{Event, EventBus, Publisher};
-pub use fleet::{FleetAgent, FleetGroup, FleetNode, FleetView};
+pub use fleet::{FleetAgent, FleetGroup, FleetNode, FleetView, FleetWeb};
 pub use health::{HealthHandle, HealthWatch};
 pub use peers::{Peers, Provider};
 pub use retry::{Breaker, Gate, RetryBudget, backoff, may_retry};

@@ -271,7 +271,7 @@ mod tests {
                 needs: vec![],
                 ram_bytes: 0,
                 cpus: 1.0,
-                callers: vec![],
+                callers: Default::default(),
                 agents: vec![FleetAgent {
                     name: "SessionMemoryAgent".parse().unwrap(),
                     required: true,

@@ -41,8 +41,6 @@ pub struct Subscription {
 pub struct Started {
     /// RPCs it serves.
     pub service: Service,
-    /// Further HTTP routes of its group's port.
-    pub http: Option<axum::Router>,
     /// Work it does again and again.
     pub reconcilers: Vec<Reconciler>,
     /// Events it hears.
@@ -57,13 +55,6 @@ impl Started {
     /// An agent that serves RPCs.
     pub fn serve(service: Service) -> Self {
         Self { service, ..Self::default() }
-    }
-
-    /// Also serves these HTTP routes.
-    #[must_use]
-    pub fn http(mut self, routes: axum::Router) -> Self {
-        self.http = Some(routes);
-        self
     }
 
     /// Also runs `action` each `period`.

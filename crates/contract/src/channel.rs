@@ -4,24 +4,21 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use connectrpc::ConnectError;
-use connectrpc::client::{BoxFuture, ClientTransport, HttpClient};
+use connectrpc::client::{BoxFuture, ClientBody, ClientTransport, HttpClient};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
-/// Body of requests inside the process.
-pub type Body = http_body_util::combinators::BoxBody<Bytes, ConnectError>;
-
-/// Body of responses inside the process.
-pub type ReplyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectError>;
+/// Body of requests and responses inside the process.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectError>;
 
 /// A group's HTTP service as seen from the same process.
-pub type LocalService = BoxCloneSyncService<Request<Body>, Response<ReplyBody>, Infallible>;
+pub type LocalService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// A body that is all there.
 pub fn full_body(bytes: impl Into<Bytes>) -> Body {
-    connectrpc::client::full_body(bytes.into())
+    http_body_util::Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// The way to a provider. Cloning is cheap and shares connections.
@@ -41,10 +38,10 @@ impl Channel {
 }
 
 impl ClientTransport for Channel {
-    type ResponseBody = ReplyBody;
+    type ResponseBody = Body;
     type Error = ConnectError;
 
-    fn send(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<ReplyBody>, ConnectError>> {
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Body>, ConnectError>> {
         match self {
             Self::Network(http) => {
                 let sent = http.send(request);
@@ -57,6 +54,7 @@ impl ClientTransport for Channel {
             }
             Self::Local(service) => {
                 let service = service.clone();
+                let request = request.map(|body| body.boxed_unsync());
                 Box::pin(async move {
                     match service.oneshot(request).await {
                         Ok(response) => Ok(response),

@@ -11,7 +11,7 @@ use http::Uri;
 use tandem_types::{Code, Fault, reason};
 
 use crate::call::Call;
-use crate::channel::{Channel, ReplyBody};
+use crate::channel::{Body, Channel};
 use crate::errors::fault_from_wire;
 use crate::rpc::{Bidi, ServerStream, Unary, Wire, default_deadline};
 
@@ -132,7 +132,7 @@ impl<Req: Wire> BidiSender<Req> {
 
 /// The receiving half.
 pub struct BidiReceiver<Res: HasMessageView> {
-    half: connectrpc::client::BidiRecvHalf<ReplyBody, Res::View<'static>>,
+    half: connectrpc::client::BidiRecvHalf<Body, Res::View<'static>>,
 }
 
 impl<Res: Wire> BidiReceiver<Res> {

@@ -16,7 +16,7 @@ use crate::client::FaultStream;
 use crate::edge::{Edge, Observer};
 use crate::errors::{fault_from_wire, to_wire};
 use crate::rpc::{Bidi, ServerStream, Unary, Wire};
-use crate::{MAX_REQUEST_BYTES, ReplyBody, strict};
+use crate::{Body, MAX_REQUEST_BYTES, strict};
 
 /// A stream of responses.
 pub type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Fault>> + Send>>;
@@ -149,7 +149,7 @@ impl Service {
 }
 
 /// A refusal in the caller's own protocol, for a request that reaches no agent.
-pub fn refuse(fault: &Fault, request_headers: &http::HeaderMap) -> http::Response<ReplyBody> {
+pub fn refuse(fault: &Fault, request_headers: &http::HeaderMap) -> http::Response<Body> {
     use http_body_util::BodyExt as _;
     to_wire(fault).into_http_response(request_headers).map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }

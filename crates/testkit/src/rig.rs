@@ -159,7 +159,7 @@ fn group_of(id: &GroupId, agent: &str, rpcs: Vec<&'static str>, settings: &serde
         needs: vec![],
         ram_bytes: 8 << 30,
         cpus: 2.0,
-        callers: vec![],
+        callers: Default::default(),
         agents: vec![fleet_agent(agent, rpcs, settings)],
     }
 }
@@ -311,11 +311,6 @@ impl Running {
         let known = self.life().started.subscriptions.iter().find(|s| s.topic == event.topic);
         let Some(subscription) = known else { panic!("{} does not hear {}", self.def.name, event.topic) };
         (subscription.handler)(event).await
-    }
-
-    /// The agent's HTTP routes, if it has any.
-    pub fn http(&self) -> Option<axum::Router> {
-        self.life().started.http.clone()
     }
 
     /// Stores with people's data.

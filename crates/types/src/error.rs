@@ -140,6 +140,8 @@ pub mod reason {
     pub const SETTING_MISSING: &str = "setting_missing";
     /// The person is to say it once more, or with `force`.
     pub const CONFIRMATION_NEEDED: &str = "confirmation_needed";
+    /// Another program listens at the port.
+    pub const PORT_TAKEN: &str = "port_taken";
     /// A bug.
     pub const BUG: &str = "bug";
     /// Reading or writing a disk failed.

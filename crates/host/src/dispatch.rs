@@ -1,0 +1,167 @@
+//! Sends each request to the agent that serves it; refuses what cannot be served, in the caller's own protocol.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
+use tandem_contract::rpc::{Flow, RpcFacts};
+use tandem_contract::{AGENT_HEADER, Body, CALLER_HEADER, LocalService, refuse, rpc};
+use tandem_types::{Code, Fault, reason};
+use tower::ServiceExt as _;
+
+use crate::Shared;
+use crate::roster::{MOST_CALLS, Slot};
+
+/// Counts a call from its begin until its answer has been sent or dropped.
+struct Busy(Arc<Slot>);
+
+impl Busy {
+    fn begin(slot: &Arc<Slot>) -> Result<Self, Fault> {
+        let counter: &AtomicUsize = &slot.calls;
+        if counter.fetch_add(1, Ordering::AcqRel) >= MOST_CALLS {
+            counter.fetch_sub(1, Ordering::AcqRel);
+            return Err(Fault::new(
+                Code::ResourceExhausted,
+                reason::QUEUE_FULL,
+                format!("{} serves {MOST_CALLS} calls and takes no more", slot.id),
+            )
+            .retry_after(Duration::from_millis(200)));
+        }
+        Ok(Self(slot.clone()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Time of a unary call that states none goes into the protocol's own header, so that it also travels on.
+fn fill_deadline(rpc: &RpcFacts, headers: &mut HeaderMap) {
+    const GRPC: &str = "grpc-timeout";
+    const CONNECT: &str = "connect-timeout-ms";
+    if rpc.flow != Flow::Unary || headers.contains_key(GRPC) || headers.contains_key(CONNECT) {
+        return;
+    }
+    let ms = rpc.deadline().as_millis();
+    let is_grpc = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/grpc"));
+    let (name, text) = if is_grpc { (GRPC, format!("{ms}m")) } else { (CONNECT, ms.to_string()) };
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(name, value);
+    }
+}
+
+fn choose(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<Arc<Slot>, Fault> {
+    let serves = |slot: &&Arc<Slot>| slot.facts.rpcs.contains(&path);
+    let wanted = headers.get(&AGENT_HEADER).and_then(|v| v.to_str().ok());
+    let slots = || shared.roster.slots.iter().filter(serves);
+    let chosen = match wanted {
+        Some(name) => slots().find(|slot| slot.facts.name.as_str() == name),
+        None => slots().find(|slot| slot.health().is_some_and(|h| h.state.serves())).or_else(|| slots().next()),
+    };
+    match (chosen, wanted) {
+        (Some(slot), _) => Ok(slot.clone()),
+        (None, Some(name)) if rpc::find(path).is_some() => {
+            Err(Fault::not_found(format!("{name} of group {} does not serve {path}", shared.roster.group)))
+        }
+        _ => Err(Fault::new(
+            Code::Unimplemented,
+            reason::NOT_BUILT,
+            format!("no agent of group {} serves {path}", shared.roster.group),
+        )),
+    }
+}
+
+fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalService, Busy), Fault> {
+    if shared.roster.is_draining() {
+        let fault = Fault::unavailable(reason::DRAINING, format!("group {} is ending", shared.roster.group));
+        return Err(fault.retry_after(Duration::from_secs(1)));
+    }
+    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    if let Some(allowed) = shared.callers.get(service) {
+        let caller = headers.get(&CALLER_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let name = caller.rsplit('/').next().unwrap_or_default();
+        if !allowed.iter().any(|allowed| allowed == caller || allowed == name) {
+            return Err(Fault::new(
+                Code::PermissionDenied,
+                reason::NOT_ALLOWED,
+                format!("the fleet file does not let `{caller}` call {service}"),
+            ));
+        }
+    }
+    let slot = choose(shared, path, headers)?;
+    let busy = Busy::begin(&slot)?;
+    match slot.live() {
+        Some(live) => Ok((live.service, busy)),
+        None => {
+            let health = slot.health.get();
+            let why = if health.cause.is_empty() { health.state.to_string() } else { health.cause };
+            Err(Fault::unavailable(reason::PEER_AWAY, format!("{} does not run now: {why}", slot.id)).at(&slot.id))
+        }
+    }
+}
+
+async fn dispatch(shared: Arc<Shared>, mut request: Request<Body>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if shared.own.serves(&path) {
+        return shared.own.call(request).await;
+    }
+    let (service, busy) = match admit(&shared, &path, request.headers()) {
+        Ok(admitted) => admitted,
+        Err(fault) => return refuse(&fault, request.headers()),
+    };
+    if let Some(facts) = rpc::find(&path) {
+        fill_deadline(&facts, request.headers_mut());
+    }
+    match service.oneshot(request).await {
+        // The call ends with its body, not with its head.
+        Ok(response) => response.map(move |body| {
+            body.map_frame(move |frame| {
+                let _held = &busy;
+                frame
+            })
+            .boxed_unsync()
+        }),
+        Err(never) => match never {},
+    }
+}
+
+/// The group's RPCs as one service.
+pub(crate) fn service(shared: Arc<Shared>) -> LocalService {
+    LocalService::new(tower::service_fn(move |request| {
+        let shared = shared.clone();
+        async move { Ok(dispatch(shared, request).await) }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_without_a_deadline_gets_the_default_in_its_own_protocol() {
+        let facts = rpc::sessions::GET_WINDOW.facts();
+        for (kind, given, name, value) in [
+            ("application/grpc+proto", None, "grpc-timeout", "200m"),
+            ("application/json", None, "connect-timeout-ms", "200"),
+            ("application/json", Some(("connect-timeout-ms", "7")), "connect-timeout-ms", "7"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            if let Some((name, value)) = given {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            fill_deadline(&facts, &mut headers);
+            assert_eq!(headers.get(name).and_then(|v| v.to_str().ok()), Some(value), "{kind}");
+        }
+        let mut headers = HeaderMap::new();
+        fill_deadline(&rpc::registry::WATCH.facts(), &mut headers);
+        assert!(headers.is_empty(), "a stream that may be silent for hours has no default end");
+    }
+}

@@ -1,0 +1,278 @@
+//! Engine processes that the group pays for: started with a lease, watched, started again by back-off, stopped.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tandem_contract::Call;
+use tandem_contract::pb::tandem::common::v1 as common;
+use tandem_contract::pb::tandem::system::v1 as pb;
+use tandem_process::{Child, LogFile, Spawn, usage};
+use tandem_types::{Fault, Health, State};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use tandem_agent::Clock;
+
+/// Longest time an engine may take to load when the caller sets none.
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Grace on shutdown of the group.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Where the engine programs are.
+#[derive(Debug, Clone)]
+pub struct EnginePrograms {
+    /// Kind, for example `llama`, to program.
+    pub by_kind: BTreeMap<String, PathBuf>,
+    /// Folder for engine logs.
+    pub logs: PathBuf,
+    /// Folder for readiness sockets.
+    pub run: PathBuf,
+}
+
+struct Engine {
+    info: pb::EngineProcess,
+    key: Vec<u8>,
+    stop: mpsc::Sender<Duration>,
+}
+
+/// The engines of one group.
+pub(crate) struct Engines {
+    programs: EnginePrograms,
+    group: String,
+    clock: Clock,
+    cancel: CancellationToken,
+    running: Arc<Mutex<BTreeMap<String, Engine>>>,
+}
+
+fn args(request: &pb::StartEngineRequest) -> Vec<std::ffi::OsString> {
+    let mut args: Vec<std::ffi::OsString> = Vec::new();
+    let mut put = |name: &str, value: &str| args.extend([name.into(), value.into()]);
+    put("--model", &request.path);
+    put("--name", &request.model);
+    for role in &request.roles {
+        put("--role", role);
+    }
+    put("--lease-bytes", &request.lease_bytes.to_string());
+    for (name, value) in [("--ctx", request.context_tokens), ("--slots", request.slots), ("--threads", request.threads)]
+    {
+        if value > 0 {
+            put(name, &value.to_string());
+        }
+    }
+    args
+}
+
+impl Engines {
+    pub(crate) fn new(programs: EnginePrograms, group: String, clock: Clock, cancel: CancellationToken) -> Self {
+        Self { programs, group, clock, cancel, running: Arc::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Engine>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn list(&self) -> Vec<pb::EngineProcess> {
+        self.lock()
+            .values()
+            .map(|engine| {
+                let mut info = engine.info.clone();
+                info.measured_bytes = usage(info.pid).map(|u| u.resident_bytes).or(info.measured_bytes);
+                info
+            })
+            .collect()
+    }
+
+    /// Starts an engine and waits until it has proved itself ready.
+    pub(crate) async fn start(&self, request: pb::StartEngineRequest, call: &Call) -> Result<pb::EngineProcess, Fault> {
+        if request.lease_bytes == 0 {
+            return Err(Fault::invalid_field("lease_bytes", "no engine is started without a lease"));
+        }
+        if !request.idempotency_key.is_empty() {
+            let known = self.lock().values().find(|e| e.key == request.idempotency_key).map(|e| e.info.clone());
+            if let Some(info) = known {
+                return Ok(info);
+            }
+        }
+        let Some(program) = self.programs.by_kind.get(&request.kind) else {
+            let known = self.programs.by_kind.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(Fault::invalid_field(
+                "kind",
+                format!("`{}` is no engine of this build; known: {known}", request.kind),
+            ));
+        };
+        let id = format!("{}-{}", request.model, &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let spec = Spawn {
+            name: format!("{} engine {}", self.group, request.model),
+            program: program.clone(),
+            args: args(&request),
+            env: vec![],
+            log: LogFile::new(self.programs.logs.join(format!("engine-{}.log", request.model))),
+            notify: self.programs.run.join(format!("{}.notify", &id[id.len() - 8..])),
+        };
+        let limit = call.deadline.map_or(LOAD_LIMIT, |d| d.saturating_duration_since(Instant::now()));
+        let (child, info) = self.bring_up(&spec, &id, &request, limit, 0).await?;
+        let (stop, stops) = mpsc::channel(1);
+        let engine = Engine { info: info.clone(), key: request.idempotency_key.clone(), stop };
+        self.lock().insert(id.clone(), engine);
+        tokio::spawn(
+            Keeper {
+                running: self.running.clone(),
+                clock: self.clock.clone(),
+                cancel: self.cancel.clone(),
+                id,
+                request,
+                spec,
+            }
+            .keep(child, stops),
+        );
+        Ok(info)
+    }
+
+    async fn bring_up(
+        &self,
+        spec: &Spawn,
+        id: &str,
+        request: &pb::StartEngineRequest,
+        limit: Duration,
+        restarts: u32,
+    ) -> Result<(Child, pb::EngineProcess), Fault> {
+        bring_up(spec, id, request, limit, restarts, &self.clock).await
+    }
+
+    /// Stops an engine after its running answers, or after `drain`.
+    pub(crate) async fn stop(&self, id: &str, drain: Duration) -> Result<(), Fault> {
+        let stop = self.lock().get(id).map(|e| e.stop.clone());
+        let stop = stop.ok_or_else(|| Fault::not_found(format!("group {} has no engine {id}", self.group)))?;
+        if stop.send(drain).await.is_ok() {
+            stop.closed().await;
+        }
+        Ok(())
+    }
+
+    /// Waits until every engine has ended; the group's cancellation tells them to.
+    pub(crate) async fn ended(&self) {
+        let stops: Vec<_> = self.lock().values().map(|e| e.stop.clone()).collect();
+        for stop in stops {
+            stop.closed().await;
+        }
+    }
+}
+
+async fn bring_up(
+    spec: &Spawn,
+    id: &str,
+    request: &pb::StartEngineRequest,
+    limit: Duration,
+    restarts: u32,
+    clock: &Clock,
+) -> Result<(Child, pb::EngineProcess), Fault> {
+    let began = Instant::now();
+    let mut child = Child::spawn(spec)?;
+    let ready = match child.ready(limit).await {
+        Ok(ready) => ready,
+        Err(fault) => {
+            child.stop(Duration::from_secs(1)).await;
+            return Err(fault);
+        }
+    };
+    let Some(endpoint) = ready.get("X_TANDEM_ENDPOINT") else {
+        child.stop(Duration::from_secs(1)).await;
+        return Err(Fault::internal(format!("{} did not say where it listens", spec.name)));
+    };
+    let measured = child.usage().resident_bytes;
+    info!(engine = id, model = request.model, measured_bytes = measured, "an engine is ready");
+    let info = pb::EngineProcess {
+        engine_id: id.to_owned(),
+        model: request.model.clone(),
+        endpoint: endpoint.to_owned(),
+        pid: child.pid(),
+        health: common::Health::from(&Health::new(State::Ready, "", clock.now())).into(),
+        lease_bytes: request.lease_bytes,
+        measured_bytes: Some(measured),
+        restarts,
+        load_seconds: began.elapsed().as_secs_f32(),
+        ..Default::default()
+    };
+    Ok((child, info))
+}
+
+/// Owns one engine process until it is told to stop or has failed too often.
+struct Keeper {
+    running: Arc<Mutex<BTreeMap<String, Engine>>>,
+    clock: Clock,
+    cancel: CancellationToken,
+    id: String,
+    request: pb::StartEngineRequest,
+    spec: Spawn,
+}
+
+impl Keeper {
+    fn set(&self, state: State, cause: &str) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = running.get_mut(&self.id) {
+            engine.info.health = common::Health::from(&Health::new(state, cause, self.clock.now())).into();
+        }
+    }
+
+    fn forget(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+
+    async fn keep(self, mut child: Child, mut stops: mpsc::Receiver<Duration>) {
+        let mut policy = crate::logic::RestartPolicy::default();
+        let mut restarts = 0;
+        loop {
+            let exit = tokio::select! {
+                exit = child.exited() => exit,
+                drain = stops.recv() => {
+                    self.set(State::Draining, "stopping");
+                    child.stop(drain.unwrap_or(STOP_GRACE)).await;
+                    return self.forget();
+                }
+                () = self.cancel.cancelled() => {
+                    child.stop(STOP_GRACE).await;
+                    return self.forget();
+                }
+            };
+            let cause = format!("{} ended: {exit}", self.spec.name);
+            warn!(engine = self.id, exit = %exit, evidence = exit.evidence.join(" | "), "an engine ended by itself");
+            metrics::counter!("tandem_engine_restarts_total", "model" => self.request.model.clone()).increment(1);
+            // The next process has another port, so whoever holds a ticket asks anew.
+            loop {
+                let wait = match policy.failed(self.clock.now()) {
+                    crate::logic::Next::Restart(wait) => wait,
+                    crate::logic::Next::GiveUp => {
+                        self.set(State::Failed, &cause);
+                        tokio::select! {
+                            _ = stops.recv() => {}
+                            () = self.cancel.cancelled() => {}
+                        }
+                        return self.forget();
+                    }
+                };
+                self.set(State::Starting, &format!("starting again in {} s after: {cause}", wait.as_secs()));
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    _ = stops.recv() => return self.forget(),
+                    () = self.cancel.cancelled() => return self.forget(),
+                }
+                restarts += 1;
+                let up = bring_up(&self.spec, &self.id, &self.request, LOAD_LIMIT, restarts, &self.clock).await;
+                match up {
+                    Ok((next, info)) => {
+                        child = next;
+                        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                        if let Some(engine) = running.get_mut(&self.id) {
+                            engine.info = info;
+                        }
+                        break;
+                    }
+                    Err(fault) => warn!(engine = self.id, %fault, "an engine did not come back"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The host's thinking: when an agent is started again, and how a group is doing. No IO, no clock.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tandem_types::{Health, State, Timestamp};
+
+/// What to do after an agent has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Start it again after this long.
+    Restart(Duration),
+    /// It has failed too often; a person decides.
+    GiveUp,
+}
+
+/// When an agent is started again: after 1 s doubling to 60 s, at most 5 times in 10 minutes.
+#[derive(Debug, Default)]
+pub(crate) struct RestartPolicy {
+    recent: VecDeque<Timestamp>,
+}
+
+impl RestartPolicy {
+    const MOST: usize = 5;
+    const WINDOW: Duration = Duration::from_secs(600);
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// The agent failed at `now`.
+    pub(crate) fn failed(&mut self, now: Timestamp) -> Next {
+        while self.recent.front().is_some_and(|at| now.since(*at) >= Self::WINDOW) {
+            self.recent.pop_front();
+        }
+        if self.recent.len() >= Self::MOST {
+            return Next::GiveUp;
+        }
+        let wait = Duration::from_secs(1 << self.recent.len()).min(Self::LONGEST);
+        self.recent.push_back(now);
+        Next::Restart(wait)
+    }
+}
+
+/// One agent in the roll-up of its group.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether the group fails with it.
+    pub(crate) required: bool,
+    /// How it is doing; none when this build has no code for it.
+    pub(crate) health: Option<Health>,
+}
+
+/// How a group is doing. An optional agent cannot make it fail, and neither can a missing model.
+pub(crate) fn roll_up(members: &[Member], draining: bool, since: Timestamp) -> Health {
+    if draining {
+        return Health::new(State::Draining, "finishing what there is", since);
+    }
+    let state = |member: &Member| member.health.as_ref().map(|h| h.state);
+    let words = |member: &Member| match &member.health {
+        None => format!("{} is not built", member.name),
+        Some(health) if health.cause.is_empty() => format!("{} is {}", member.name, health.state),
+        Some(health) => format!("{} is {}: {}", member.name, health.state, health.cause),
+    };
+    if members.iter().all(|m| m.health.is_none()) {
+        return Health::new(State::Unavailable, "none of its agents is built", since);
+    }
+    if let Some(member) = members.iter().find(|m| m.required && state(m) == Some(State::Failed)) {
+        return Health::new(State::Failed, words(member), since);
+    }
+    let starting = |m: &&Member| m.required && state(m) == Some(State::Starting);
+    if let Some(member) = members.iter().find(starting) {
+        return Health::new(State::Starting, words(member), since);
+    }
+    let poorer: Vec<String> = members.iter().filter(|m| state(m) != Some(State::Ready)).map(words).collect();
+    match poorer.is_empty() {
+        true => Health::new(State::Ready, "", since),
+        false => Health::new(State::Degraded, poorer.join("; "), since),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn restarts_back_off_and_then_stop() {
+        let mut policy = RestartPolicy::default();
+        let now = Timestamp::from_secs(1000);
+        let waits: Vec<Next> = (0..6).map(|_| policy.failed(now)).collect();
+        let seconds = [1, 2, 4, 8, 16].map(|s| Next::Restart(Duration::from_secs(s)));
+        assert_eq!(waits[..5], seconds);
+        assert_eq!(waits[5], Next::GiveUp);
+        let later = now + Duration::from_secs(600);
+        assert_eq!(policy.failed(later), Next::Restart(Duration::from_secs(1)));
+    }
+
+    fn member(name: &str, required: bool, state: Option<State>, cause: &str) -> Member {
+        let health = state.map(|s| Health::new(s, cause, Timestamp(0)));
+        Member { name: name.into(), required, health }
+    }
+
+    #[test]
+    fn the_roll_up_names_what_is_wrong() {
+        use State::*;
+        let ready = member("A", true, Some(Ready), "");
+        for (others, state, cause) in [
+            (vec![], Ready, ""),
+            (vec![member("B", true, Some(Failed), "disk full")], Failed, "B is failed: disk full"),
+            (vec![member("B", false, Some(Failed), "disk full")], Degraded, "B is failed: disk full"),
+            (vec![member("B", true, Some(Starting), "")], Starting, "B is starting"),
+            (vec![member("B", false, Some(Starting), "")], Degraded, "B is starting"),
+            (
+                vec![member("B", true, Some(Unavailable), "no model for llm.fast")],
+                Degraded,
+                "B is unavailable: no model for llm.fast",
+            ),
+            (vec![member("B", true, None, "")], Degraded, "B is not built"),
+        ] {
+            let members: Vec<Member> = [ready.clone()].into_iter().chain(others).collect();
+            let health = roll_up(&members, false, Timestamp(0));
+            assert_eq!((health.state, health.cause.as_str()), (state, cause), "{members:?}");
+        }
+        assert_eq!(roll_up(&[ready], true, Timestamp(0)).state, Draining);
+        assert_eq!(roll_up(&[member("B", true, None, "")], false, Timestamp(0)).state, Unavailable);
+    }
+
+    proptest! {
+        #[test]
+        fn an_optional_agent_never_fails_a_group(states in proptest::collection::vec(0usize..8, 1..6)) {
+            let members: Vec<Member> = states
+                .iter()
+                .map(|s| member("X", false, Some(State::ALL[*s]), ""))
+                .chain([member("A", true, Some(State::Ready), "")])
+                .collect();
+            let health = roll_up(&members, false, Timestamp(0));
+            prop_assert!(matches!(health.state, State::Ready | State::Degraded));
+        }
+    }
+}

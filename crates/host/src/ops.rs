@@ -1,0 +1,131 @@
+//! `/livez`, `/readyz`, `/health`, `/health/<agent>`, `/metrics`: three questions, one source of truth.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State as Shares};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tandem_contract::contract_hash;
+use tandem_types::{Health, State};
+
+use crate::Shared;
+use crate::roster::Slot;
+
+pub(crate) fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/health", get(health))
+        .route("/health/{agent}", get(agent_health))
+        .route("/metrics", get(metrics))
+        .with_state(shared)
+}
+
+fn health_json(health: &Health, now: tandem_types::Timestamp) -> Value {
+    json!({
+        "state": health.state,
+        "cause": health.cause,
+        "since_us": health.since.micros(),
+        "age_ms": u64::try_from(now.since(health.since).as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+fn agent_json(shared: &Shared, slot: &Slot) -> Value {
+    let now = shared.roster.clock.now();
+    let built = slot.health();
+    let mut value = match &built {
+        Some(health) => health_json(health, now),
+        None => json!({"state": "unavailable", "cause": "not built: this program has no code for it"}),
+    };
+    if let Some(object) = value.as_object_mut() {
+        object.insert("agent".into(), slot.id.to_string().into());
+        object.insert("required".into(), slot.facts.required.into());
+        object.insert("built".into(), built.is_some().into());
+        object.insert("restarts".into(), slot.restarts.load(std::sync::atomic::Ordering::Relaxed).into());
+    }
+    value
+}
+
+async fn readyz(Shares(shared): Shares<Arc<Shared>>) -> Response {
+    let health = shared.roster.health();
+    let status = if health.state.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let cause = if health.cause.is_empty() { String::new() } else { format!(": {}", health.cause) };
+    (status, format!("{}{cause}\n", health.state)).into_response()
+}
+
+async fn health(Shares(shared): Shares<Arc<Shared>>) -> Response {
+    let health = shared.roster.health();
+    // An optional agent that failed, or a missing model, leaves the group at 200: there is work it can do.
+    let status = if health.state == State::Failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let mut value = health_json(&health, shared.roster.clock.now());
+    if let Some(object) = value.as_object_mut() {
+        let agents: Vec<Value> = shared.roster.slots.iter().map(|slot| agent_json(&shared, slot)).collect();
+        object.insert("group".into(), shared.roster.group.to_string().into());
+        object.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        object.insert("plan_hash".into(), shared.peers.fleet().plan_hash.clone().into());
+        object.insert("contract_hash".into(), contract_hash().into());
+        object.insert("instance".into(), shared.instance.clone().into());
+        object.insert("pid".into(), std::process::id().into());
+        object.insert("calls".into(), shared.roster.calls().into());
+        object.insert("engines".into(), engines_json(&shared));
+        object.insert("agents".into(), agents.into());
+    }
+    (status, axum::Json(value)).into_response()
+}
+
+fn engines_json(shared: &Shared) -> Value {
+    let engines = shared.engines.list();
+    let engine = |e: &tandem_contract::pb::tandem::system::v1::EngineProcess| {
+        let health = e.health.as_option().map(Health::from);
+        json!({
+            "engine_id": e.engine_id,
+            "model": e.model,
+            "pid": e.pid,
+            "endpoint": e.endpoint,
+            "state": health.as_ref().map_or("unknown", |h| h.state.as_str()),
+            "cause": health.map(|h| h.cause).unwrap_or_default(),
+            "lease_bytes": e.lease_bytes,
+            "measured_bytes": e.measured_bytes,
+            "restarts": e.restarts,
+        })
+    };
+    engines.iter().map(engine).collect()
+}
+
+async fn agent_health(Shares(shared): Shares<Arc<Shared>>, Path(agent): Path<String>) -> Response {
+    match shared.roster.slots.iter().find(|slot| slot.facts.name.as_str() == agent) {
+        Some(slot) => {
+            let failed = slot.health().is_some_and(|h| h.state == State::Failed);
+            let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+            (status, axum::Json(agent_json(&shared, slot))).into_response()
+        }
+        None => {
+            let known = shared.roster.slots.iter().map(|s| s.facts.name.as_str()).collect::<Vec<_>>().join(", ");
+            let words = format!("group {} has no agent {agent}; it has {known}\n", shared.roster.group);
+            (StatusCode::NOT_FOUND, words).into_response()
+        }
+    }
+}
+
+async fn metrics(Shares(shared): Shares<Arc<Shared>>) -> Response {
+    for slot in &shared.roster.slots {
+        let now = slot.health().map(|h| h.state);
+        for state in State::ALL {
+            let value = if now == Some(state) { 1.0 } else { 0.0 };
+            metrics::gauge!("tandem_agent_state", "agent" => slot.id.to_string(), "state" => state.as_str()).set(value);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "at most a few hundred calls")]
+        let calls = slot.calls.load(std::sync::atomic::Ordering::Relaxed) as f64;
+        metrics::gauge!("tandem_queue_depth", "agent" => slot.id.to_string()).set(calls);
+    }
+    if let Some(usage) = tandem_process::usage(std::process::id()) {
+        #[allow(clippy::cast_precision_loss, reason = "bytes of one process stay below 2^52")]
+        let bytes = usage.resident_bytes as f64;
+        metrics::gauge!("process_resident_memory_bytes").set(bytes);
+    }
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, shared.metrics.render()).into_response()
+}

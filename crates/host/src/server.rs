@@ -1,0 +1,68 @@
+//! The two ports of a group.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body as AxumBody;
+use http::Request;
+use http_body_util::BodyExt as _;
+use tandem_contract::LocalService;
+use tandem_types::{Code, Fault, reason};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::{Shared, ops};
+
+/// `http://127.0.0.1:8200` as an address to bind.
+pub(crate) fn address(endpoint: &str) -> Result<SocketAddr, Fault> {
+    let bad = || {
+        Fault::new(
+            Code::InvalidArgument,
+            reason::BAD_FIELD,
+            format!("`{endpoint}` is not an address to listen at: write http://IP:PORT"),
+        )
+    };
+    endpoint.strip_prefix("http://").and_then(|rest| rest.parse().ok()).ok_or_else(bad)
+}
+
+/// Takes a port, or says who has it.
+pub(crate) async fn bind(endpoint: &str, what: &str) -> Result<TcpListener, Fault> {
+    let address = address(endpoint)?;
+    TcpListener::bind(address).await.map_err(|e| {
+        let remedy = match e.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!(
+                    "another program has it; `ss -ltnp sport = :{}` shows which, or set another port",
+                    address.port()
+                )
+            }
+            _ => "check the address in the fleet file".to_owned(),
+        };
+        Fault::unavailable(reason::PORT_TAKEN, format!("cannot listen at {address} for {what}: {e}; {remedy}"))
+    })
+}
+
+/// The contract port: RPCs and ops endpoints.
+pub(crate) fn contract_routes(shared: &Arc<Shared>, rpcs: LocalService) -> Router {
+    let rpcs = tower::service_fn(move |request: Request<AxumBody>| {
+        let rpcs = rpcs.clone();
+        async move {
+            let request = request.map(|body| {
+                body.map_err(|e| connectrpc::ConnectError::unavailable(format!("the request broke: {e}")))
+                    .boxed_unsync()
+            });
+            rpcs.oneshot(request).await.map(|response| response.map(AxumBody::new))
+        }
+    });
+    ops::routes(shared.clone()).fallback_service(rpcs)
+}
+
+/// Serves until the group ends, then lets open connections finish.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, until: CancellationToken) {
+    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { until.cancelled().await }).await;
+    if let Err(e) = served {
+        tracing::error!(error = %e, "a port stopped serving");
+    }
+}
