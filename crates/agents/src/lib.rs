@@ -1,9 +1,17 @@
 //! Every agent, one folder each, by domain; and the one list.
 
+pub mod control;
+mod fields;
+pub mod memory;
+mod opening;
+#[cfg(test)]
+mod testing;
+mod tickets;
+
 use tandem_agent::AgentDef;
 
 /// Every agent this build has code for, in the order of the specification.
-pub const ALL: &[&AgentDef] = &[];
+pub const ALL: &[&AgentDef] = &[&control::service_registry::DEF, &memory::session_memory::DEF];
 
 /// The agent of this name.
 pub fn find(name: &str) -> Option<&'static AgentDef> {

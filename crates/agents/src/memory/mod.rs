@@ -1,0 +1,3 @@
+//! Agents that remember.
+
+pub mod session_memory;
