@@ -1,0 +1,3 @@
+//! Agents that keep the fleet together: who is there, what machines can bear, which model runs where.
+
+pub mod service_registry;
