@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tandem_contract::rpc::{Bidi, ServerStream, Unary, Wire};
-use tandem_contract::{BidiCall, Call, Channel, Client, FaultStream, LocalService};
+use tandem_contract::{AGENT_HEADER, BidiCall, Body, CALLER_HEADER, Call, Channel, Client, FaultStream, LocalService};
 use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
 use tokio::sync::watch;
 
@@ -251,6 +252,26 @@ impl Peers {
         let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
         let answer = client.bidi(rpc, &self.outgoing(&provider, call)).await;
         self.record(&provider, rpc.path(), answer.as_ref().map(drop));
+        answer
+    }
+
+    /// Passes a request in the contract's HTTP form to whoever serves `path`, and hands the answer back unread, as it
+    /// arrives. For doors of people: we are named as caller, whatever the request says. Not repeated.
+    pub async fn forward(
+        &self,
+        path: &'static str,
+        mut request: http::Request<Bytes>,
+    ) -> Result<http::Response<Body>, Fault> {
+        let call = Call::default();
+        let provider = self.choose(path, &call)?;
+        self.pass_breaker(&provider, path)?;
+        let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
+        for name in [CALLER_HEADER, AGENT_HEADER] {
+            request.headers_mut().remove(name);
+        }
+        request.headers_mut().extend(self.outgoing(&provider, &call).headers());
+        let answer = client.forward(request).await;
+        self.record(&provider, path, answer.as_ref().map(drop));
         answer
     }
 }

@@ -3,11 +3,14 @@
 use std::pin::Pin;
 use std::time::Instant;
 
-use connectrpc::client::{CallOptions, ClientConfig, call_bidi_stream, call_server_stream, call_unary};
+use bytes::Bytes;
+use connectrpc::client::{
+    CallOptions, ClientConfig, ClientTransport as _, call_bidi_stream, call_server_stream, call_unary, full_body,
+};
 use connectrpc::spec::{Spec, StreamType};
 use connectrpc::{HasMessageView, Protocol};
 use futures::Stream;
-use http::Uri;
+use http::{Request, Response, Uri};
 use tandem_types::{Code, Fault, reason};
 
 use crate::call::Call;
@@ -103,6 +106,16 @@ impl Client {
             .map_err(|e| fault_from_wire(&e))?;
         let (sender, receiver) = stream.into_split();
         Ok(BidiCall { sender: BidiSender { half: sender }, receiver: BidiReceiver { half: receiver } })
+    }
+
+    /// Sends a request that is in the contract's HTTP form already, and hands the answer back unread, as it arrives.
+    /// Dropping the answer cancels the call.
+    pub async fn forward(&self, request: Request<Bytes>) -> Result<Response<Body>, Fault> {
+        let (mut parts, body) = request.into_parts();
+        let mut uri = self.config.base_uri().clone().into_parts();
+        uri.path_and_query = parts.uri.into_parts().path_and_query;
+        parts.uri = Uri::from_parts(uri).map_err(|e| Fault::internal(format!("an address to forward to: {e}")))?;
+        self.channel.send(Request::from_parts(parts, full_body(body))).await.map_err(|e| fault_from_wire(&e))
     }
 }
 
