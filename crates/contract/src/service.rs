@@ -37,6 +37,11 @@ fn split(path: &'static str) -> (&'static str, &'static str) {
     path.trim_start_matches('/').split_once('/').unwrap_or((path, ""))
 }
 
+/// A refusal travels as the stream's only item: a gRPC answer without any message would lose the error's details.
+fn opened<T: Send + 'static>(reply: Result<Reply<T>, Fault>) -> Reply<T> {
+    reply.unwrap_or_else(|fault| Box::pin(futures::stream::once(async { Err(fault) })))
+}
+
 fn on_wire<T: Send + 'static>(reply: Reply<T>) -> ServiceStream<T> {
     Box::pin(reply.map(|item| item.map_err(|fault| to_wire(&fault))))
 }
@@ -90,10 +95,7 @@ impl Service {
             method,
             streaming_handler_fn(move |ctx: RequestContext, request: Req| {
                 let answer = handler(call_of(&ctx), request);
-                async move {
-                    let reply = answer.await.map_err(|fault| to_wire(&fault))?;
-                    Ok::<_, ConnectError>(Response::new(on_wire(reply)))
-                }
+                async move { Ok::<_, ConnectError>(Response::new(on_wire(opened(answer.await)))) }
             }),
         );
         self
@@ -117,10 +119,7 @@ impl Service {
                 let requests: FaultStream<Req> =
                     Box::pin(requests.map(|item| item.map_err(|error| fault_from_wire(&error))));
                 let answer = handler(call_of(&ctx), requests);
-                async move {
-                    let reply = answer.await.map_err(|fault| to_wire(&fault))?;
-                    Ok::<_, ConnectError>(Response::new(on_wire(reply)))
-                }
+                async move { Ok::<_, ConnectError>(Response::new(on_wire(opened(answer.await)))) }
             }),
         );
         self
@@ -151,5 +150,11 @@ impl Service {
 /// A refusal in the caller's own protocol, for a request that reaches no agent.
 pub fn refuse(fault: &Fault, request_headers: &http::HeaderMap) -> http::Response<Body> {
     use http_body_util::BodyExt as _;
-    to_wire(fault).into_http_response(request_headers).map(|body| body.map_err(|never| match never {}).boxed_unsync())
+    let response = to_wire(fault).into_http_response(request_headers);
+    let mut response = response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+    // gRPC puts the status in head and trailers here, but the details in the trailers only; clients read the head first.
+    for name in ["grpc-status", "grpc-message"] {
+        response.headers_mut().remove(name);
+    }
+    response
 }

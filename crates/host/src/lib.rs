@@ -13,6 +13,8 @@ mod registration;
 mod roster;
 mod server;
 mod supervise;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

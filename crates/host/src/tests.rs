@@ -1,0 +1,290 @@
+//! A group of toy agents through the host's real ports.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, FleetView, Peers, StartFuture, Started, Topic, TopicKind};
+use tandem_contract::pb::tandem::session::v1::{GetWindowRequest, GetWindowResponse, ListSessionsRequest};
+use tandem_contract::pb::tandem::system::v1 as pb;
+use tandem_contract::{Call, Client, Service, rpc};
+use tandem_types::{Code, Fault, State, reason};
+use tempfile::TempDir;
+
+use crate::{EnginePrograms, GroupHost, HostConfig};
+
+const TICKED: Topic = Topic { name: "toy.ticked", kind: TopicKind::Journal };
+
+const BASE: AgentDef = AgentDef {
+    name: "Echo",
+    about: "Answers.",
+    provides: &[rpc::sessions::GET_WINDOW.facts()],
+    needs: &[],
+    uses: &[],
+    roles: &[],
+    publishes: &[TICKED],
+    required: true,
+    start: echo,
+};
+
+fn echo(ctx: tandem_agent::Ctx) -> StartFuture {
+    Box::pin(async move {
+        let publisher = ctx.publisher().clone();
+        Ok(Started::serve(Service::new().unary(rpc::sessions::GET_WINDOW, move |call: Call, r: GetWindowRequest| {
+            let publisher = publisher.clone();
+            async move {
+                assert_ne!(r.user_id, "boom", "planted");
+                if r.user_id == "slow" {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                if r.user_id == "publish" {
+                    publisher.publish(TICKED, "k", serde_json::json!({"n": 1})).await?;
+                }
+                if r.user_id == "deadline" && call.deadline.is_none() {
+                    return Err(Fault::internal("a call came without a deadline"));
+                }
+                Ok(GetWindowResponse { summary: r.user_id, ..Default::default() })
+            }
+        })))
+    })
+}
+
+static FAILS: AtomicU32 = AtomicU32::new(0);
+static ECHO: AgentDef = BASE;
+static FRAGILE: AgentDef = AgentDef {
+    name: "Fragile",
+    provides: &[],
+    publishes: &[],
+    required: false,
+    needs: &["Echo"],
+    start: |_| {
+        Box::pin(async {
+            if FAILS.fetch_add(1, Ordering::SeqCst) == 0 {
+                panic!("planted at start");
+            }
+            Ok(Started::default())
+        })
+    },
+    ..BASE
+};
+
+fn find(name: &str) -> Option<&'static AgentDef> {
+    [&ECHO, &FRAGILE].into_iter().find(|def| def.name == name)
+}
+
+struct Toy {
+    host: GroupHost,
+    client: Client,
+    fleet: Arc<FleetView>,
+    peers: Peers,
+    data: TempDir,
+}
+
+fn free_endpoint() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", socket.local_addr().unwrap())
+}
+
+fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {
+    HostConfig {
+        group: fleet.groups[0].id.clone(),
+        fleet: fleet.clone(),
+        find,
+        data: data.path().join("toys"),
+        peers: peers.clone(),
+        clock: Clock::system(),
+        engines: EnginePrograms { by_kind: [].into(), logs: data.path().into(), run: data.path().into() },
+        metrics: PrometheusBuilder::new().build_recorder().handle(),
+        set_log_filter: Arc::new(|filter| Err(format!("`{filter}` is refused here"))),
+    }
+}
+
+async fn toys(agents: &[(&str, bool)]) -> Toy {
+    let agents = agents
+        .iter()
+        .map(|(name, required)| FleetAgent {
+            name: name.parse().unwrap(),
+            required: *required,
+            built: find(name).is_some(),
+            needs: find(name).map(|d| d.needs.iter().map(|n| n.parse().unwrap()).collect()).unwrap_or_default(),
+            uses: vec![],
+            rpcs: find(name).map(|d| d.provides.iter().map(|r| r.path).collect()).unwrap_or_default(),
+            topics: vec![],
+            settings: serde_json::Value::Null,
+        })
+        .collect();
+    let group = FleetGroup {
+        id: "solo/toys".parse().unwrap(),
+        endpoint: free_endpoint(),
+        scrape_endpoint: free_endpoint(),
+        needs: vec![],
+        ram_bytes: 1 << 30,
+        cpus: 1.0,
+        agents,
+        callers: Default::default(),
+    };
+    let fleet = Arc::new(FleetView { groups: vec![group], ..FleetView::default() });
+    let peers = Peers::new(fleet.clone(), "solo/test/Tester".parse().unwrap());
+    let data = tempfile::tempdir().unwrap();
+    let host = GroupHost::open(config(&fleet, &peers, &data)).await.unwrap();
+    host.started().await;
+    let client = peers.at(&fleet.groups[0].endpoint).unwrap();
+    Toy { host, client, fleet, peers, data }
+}
+
+fn window(user: &str) -> GetWindowRequest {
+    GetWindowRequest { user_id: user.into(), ..Default::default() }
+}
+
+fn call() -> Call {
+    Call::from_door("test")
+}
+
+#[tokio::test]
+async fn calls_over_the_network_and_inside_agree() {
+    let toy = toys(&[("Echo", true)]).await;
+    let outside = toy.client.unary(rpc::sessions::GET_WINDOW, window("deadline"), &call()).await.unwrap();
+    let inside = toy.peers.unary(rpc::sessions::GET_WINDOW, window("deadline"), &call()).await.unwrap();
+    assert_eq!(outside.summary, inside.summary);
+    for client in [&toy.client, &toy.peers.group(&toy.fleet.groups[0].id).unwrap()] {
+        let fault = client.unary(rpc::sessions::GET_WINDOW, window("boom"), &call()).await.unwrap_err();
+        assert_eq!(fault.code, Code::Internal);
+        let other = ListSessionsRequest::default();
+        let fault = client.unary(rpc::sessions::LIST_SESSIONS, other, &call()).await.unwrap_err();
+        assert_eq!(fault.code, Code::Unimplemented, "{fault}");
+        let wrong = call().to("Fragile".parse().unwrap());
+        let fault = client.unary(rpc::sessions::GET_WINDOW, window(""), &wrong).await.unwrap_err();
+        assert_eq!(fault.code, Code::NotFound, "{fault}");
+    }
+    toy.host.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn an_optional_agent_that_panics_at_its_start_comes_back() {
+    let toy = toys(&[("Echo", true), ("Fragile", false), ("Unheard", false)]).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = toy.client.unary(rpc::host::GET_HEALTH, Default::default(), &call()).await.unwrap();
+        let state = |i: usize| tandem_contract::state_of(answer.agents[i].health.state);
+        assert_eq!(state(0), State::Ready, "the required agent is not touched");
+        assert!(!answer.agents[2].built);
+        if state(1) == State::Ready {
+            assert_eq!(answer.agents[1].restarts, 1);
+            assert_eq!(tandem_contract::state_of(answer.health.state), State::Degraded, "one agent is not built");
+            break;
+        }
+        assert!(Instant::now() < deadline, "the agent did not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    toy.host.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_required_agent_stops_only_by_force_and_starts_again() {
+    let toy = toys(&[("Echo", true)]).await;
+    let stop =
+        |force| pb::HostStopAgentRequest { agent: "Echo".into(), reason: "test".into(), force, ..Default::default() };
+    let fault = toy.client.unary(rpc::host::STOP_AGENT, stop(false), &call()).await.unwrap_err();
+    assert_eq!(fault.code, Code::FailedPrecondition);
+    let stopped = toy.client.unary(rpc::host::STOP_AGENT, stop(true), &call()).await.unwrap();
+    assert_eq!(tandem_contract::state_of(stopped.health.state), State::Stopped);
+    let fault = toy.client.unary(rpc::sessions::GET_WINDOW, window("x"), &call()).await.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable);
+    let start = pb::HostStartAgentRequest { agent: "Echo".into(), ..Default::default() };
+    toy.client.unary(rpc::host::START_AGENT, start, &call()).await.unwrap();
+    toy.client.unary(rpc::sessions::GET_WINDOW, window("x"), &call()).await.unwrap();
+    toy.host.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_drain_lets_calls_finish_and_refuses_new_ones() {
+    let toy = toys(&[("Echo", true)]).await;
+    let client = toy.client.clone();
+    let slow = tokio::spawn(async move {
+        let patient = call().within(Duration::from_secs(5), Instant::now());
+        client.unary(rpc::sessions::GET_WINDOW, window("slow"), &patient).await
+    });
+    while toy.host.shared.roster.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let shared = toy.host.shared.clone();
+    let drained = tokio::spawn(async move { crate::drain(&shared, Duration::from_secs(5)).await });
+    while toy.host.health().state != State::Draining {
+        tokio::task::yield_now().await;
+    }
+    let fault = toy.client.unary(rpc::sessions::GET_WINDOW, window("x"), &call()).await.unwrap_err();
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::DRAINING));
+    assert_eq!(slow.await.unwrap().unwrap().summary, "slow");
+    assert_eq!(drained.await.unwrap(), 0);
+    assert_eq!(toy.host.close(Duration::ZERO).await, 0);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_said_in_full() {
+    let toy = toys(&[("Echo", true)]).await;
+    let second = GroupHost::open(config(&toy.fleet, &toy.peers, &toy.data)).await;
+    let Err(fault) = second else { panic!("two groups on one port") };
+    assert_eq!(fault.reason, reason::PORT_TAKEN);
+    assert!(fault.message.contains("solo/toys") && fault.message.contains("ss -ltnp"), "{fault}");
+    toy.host.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn journal_events_come_again_from_the_cursor() {
+    let toy = toys(&[("Echo", true)]).await;
+    for _ in 0..3 {
+        toy.client.unary(rpc::sessions::GET_WINDOW, window("publish"), &call()).await.unwrap();
+    }
+    let read = |after_cursor| {
+        let topics = vec![TICKED.name.to_owned()];
+        let request = pb::SubscribeRequest { topics, after_cursor, ..Default::default() };
+        let client = toy.client.clone();
+        async move {
+            let stream = client.server_stream(rpc::host::SUBSCRIBE, request, &call()).await.unwrap();
+            stream.take(2).map(|e| e.unwrap()).collect::<Vec<_>>().await
+        }
+    };
+    let first = read(0).await;
+    let again = read(first[0].cursor).await;
+    assert_eq!(first[1].event_id, again[0].event_id, "the same event keeps its id");
+    assert_eq!(again[0].payload_json, r#"{"n":1}"#);
+    let topics = vec!["toy.unheard".to_owned()];
+    let request = pb::SubscribeRequest { topics, ..Default::default() };
+    let mut stream = toy.client.server_stream(rpc::host::SUBSCRIBE, request, &call()).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap_err().code, Code::InvalidArgument);
+    toy.host.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn the_ops_endpoints_tell_one_story() {
+    let toy = toys(&[("Echo", true), ("Unheard", false)]).await;
+    for base in [&toy.fleet.groups[0].endpoint, &toy.fleet.groups[0].scrape_endpoint] {
+        let (status, body) = get(base, "/livez").await;
+        assert_eq!((status, body.as_str()), (200, "alive\n"));
+        assert_eq!(get(base, "/readyz").await.0, 200);
+        let (status, body) = get(base, "/health").await;
+        let health: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &health["state"]), (200, &serde_json::json!("degraded")));
+        assert_eq!(health["agents"][1]["built"], false);
+        assert_eq!(get(base, "/health/Echo").await.0, 200);
+        let (status, body) = get(base, "/health/Nobody").await;
+        assert_eq!(status, 404);
+        assert!(body.contains("it has Echo, Unheard"), "{body}");
+        assert_eq!(get(base, "/metrics").await.0, 200);
+    }
+    toy.host.close(Duration::ZERO).await;
+}
+
+async fn get(base: &str, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = tokio::net::TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
