@@ -35,7 +35,7 @@ struct Fake {
 impl FakeGenerator {
     /// A model with 2 slots, a queue of 4, a context of 512 words and a chat template, which says what it was told
     /// last, word for word.
-    pub fn new(model: &str) -> FakeBuilder {
+    pub fn builder(model: &str) -> FakeBuilder {
         let info = GeneratorInfo {
             model: model.to_owned(),
             engine: "fake".to_owned(),
@@ -275,13 +275,13 @@ mod tests {
     #[tokio::test]
     async fn it_keeps_the_promises_of_the_trait() {
         let endless = |_: &TextRequest| "one two three four five six seven eight nine ten ".repeat(100);
-        let fake = FakeGenerator::new("fake").reply(endless).token_delay(Duration::from_millis(1)).build();
+        let fake = FakeGenerator::builder("fake").reply(endless).token_delay(Duration::from_millis(1)).build();
         crate::conformance::text_generator(&fake).await;
     }
 
     #[tokio::test]
     async fn it_dies_in_mid_answer_when_told() {
-        let fake = FakeGenerator::new("fake").die_after(2).build();
+        let fake = FakeGenerator::builder("fake").die_after(2).build();
         let mut stream = fake.generate(chat("one two three")).await.unwrap();
         assert_eq!(stream.next().await, Some(Ok(TextEvent::Text("one ".into()))));
         assert_eq!(stream.next().await, Some(Ok(TextEvent::Text("two ".into()))));
@@ -292,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn a_gate_decides_how_far_an_answer_gets() {
         let gate = Arc::new(Semaphore::new(1));
-        let fake = FakeGenerator::new("fake").gate(Arc::clone(&gate)).build();
+        let fake = FakeGenerator::builder("fake").gate(Arc::clone(&gate)).build();
         let mut stream = fake.generate(chat("one two")).await.unwrap();
         assert_eq!(stream.next().await, Some(Ok(TextEvent::Text("one ".into()))));
         assert_eq!(fake.load().busy, 1);

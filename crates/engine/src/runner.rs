@@ -3,6 +3,7 @@
 //! Native models are bound to a thread, block it for milliseconds at a time and may panic. So each lives on a thread of
 //! its own, takes commands from a bounded queue between two steps of work, and hears no async runtime.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -25,7 +26,10 @@ pub trait Engine {
     fn accept(&mut self, command: Self::Command);
 
     /// Does the next piece of work.
-    fn step(&mut self) -> Progress;
+    ///
+    /// # Errors
+    /// The model is of no use any more; the thread ends, and what was under way fails with `engine_lost`.
+    fn step(&mut self) -> Result<Progress, Fault>;
 }
 
 /// What is left to do after a step.
@@ -37,22 +41,19 @@ pub enum Progress {
     Idle,
 }
 
-/// The model's side of the thread: its lease and its queue.
+/// The model's side of the thread: its queue.
 #[derive(Debug)]
 pub struct EngineThread<C, I> {
-    lease: Lease,
     commands: mpsc::Receiver<C>,
     ready: Option<oneshot::Sender<Result<I, Fault>>>,
 }
 
 impl<C: Send + 'static, I> EngineThread<C, I> {
-    /// The memory this model may use.
-    pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
     /// Reports the model as loaded and works until nobody holds the [`Runner`] any more.
-    pub fn serve(&mut self, info: I, engine: &mut impl Engine<Command = C>) {
+    ///
+    /// # Errors
+    /// What [`Engine::step`] returned.
+    pub fn serve(&mut self, info: I, engine: &mut impl Engine<Command = C>) -> Result<(), Fault> {
         if let Some(ready) = self.ready.take() {
             // The starter may have given up waiting; then its Runner is gone and the queue below is closed.
             let _ = ready.send(Ok(info));
@@ -62,13 +63,13 @@ impl<C: Send + 'static, I> EngineThread<C, I> {
                 match self.commands.try_recv() {
                     Ok(command) => engine.accept(command),
                     Err(mpsc::error::TryRecvError::Empty) => break,
-                    Err(mpsc::error::TryRecvError::Disconnected) => return,
+                    Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
                 }
             }
-            if engine.step() == Progress::Idle {
+            if engine.step()? == Progress::Idle {
                 match self.commands.blocking_recv() {
                     Some(command) => engine.accept(command),
-                    None => return,
+                    None => return Ok(()),
                 }
             }
         }
@@ -77,10 +78,16 @@ impl<C: Send + 'static, I> EngineThread<C, I> {
 
 /// A handle to a model's thread. When the last clone is dropped the thread ends after its current step, and what was
 /// under way fails with `engine_lost`.
-#[derive(Debug)]
 pub struct Runner<C> {
     commands: mpsc::Sender<C>,
     ended: watch::Receiver<Option<Result<(), Fault>>>,
+}
+
+impl<C> fmt::Debug for Runner<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Commands carry what people said.
+        f.debug_struct("Runner").field("ended", &*self.ended.borrow()).finish_non_exhaustive()
+    }
 }
 
 impl<C> Clone for Runner<C> {
@@ -91,14 +98,15 @@ impl<C> Clone for Runner<C> {
 
 impl<C: Send + 'static> Runner<C> {
     /// Starts a thread named `name`, lets `body` load the model on it, and waits until `body` calls
-    /// [`EngineThread::serve`]. At most `queue` commands wait. The lease is given back when the model is gone.
+    /// [`EngineThread::serve`]. At most `queue` commands wait. The lease is lent to the model and given back when the
+    /// model is gone.
     ///
     /// # Errors
     /// What `body` returned, `internal` when it panicked, `unavailable` when no thread could be started.
     pub async fn start<I, F>(name: &str, lease: Lease, queue: usize, body: F) -> Result<(Self, I), Fault>
     where
         I: Send + 'static,
-        F: FnOnce(&mut EngineThread<C, I>) -> Result<(), Fault> + Send + 'static,
+        F: FnOnce(&Lease, &mut EngineThread<C, I>) -> Result<(), Fault> + Send + 'static,
     {
         let (commands, inbox) = mpsc::channel(queue.max(1));
         let (ready, loaded) = oneshot::channel();
@@ -108,12 +116,12 @@ impl<C: Send + 'static> Runner<C> {
             .name(name.to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let mut own = EngineThread { lease, commands: inbox, ready: Some(ready) };
-                let outcome = catch_unwind(AssertUnwindSafe(|| body(&mut own))).unwrap_or_else(|panic| {
+                let mut own = EngineThread { commands: inbox, ready: Some(ready) };
+                let outcome = catch_unwind(AssertUnwindSafe(|| body(&lease, &mut own))).unwrap_or_else(|panic| {
                     Err(Fault::internal(format!("the engine of {model} panicked: {}", panic_text(&*panic))))
                 });
                 let ready = own.ready.take();
-                drop(own);
+                drop((own, lease));
                 match (ready, &outcome) {
                     (Some(ready), Err(fault)) => drop(ready.send(Err(fault.clone()))),
                     (None, Err(fault)) => tracing::error!(%model, %fault, "engine ended"),
@@ -181,20 +189,19 @@ mod tests {
                 Command::Panic => panic!("boom"),
             }
         }
-        fn step(&mut self) -> Progress {
+        fn step(&mut self) -> Result<Progress, Fault> {
             if let Some((number, reply)) = self.pending.pop() {
                 let _ = reply.send(2 * number);
             }
-            if self.pending.is_empty() { Progress::Idle } else { Progress::Busy }
+            Ok(if self.pending.is_empty() { Progress::Idle } else { Progress::Busy })
         }
     }
 
     async fn doubler() -> Runner<Command> {
-        let body = |thread: &mut EngineThread<Command, &'static str>| {
+        let body = |lease: &Lease, thread: &mut EngineThread<Command, &'static str>| {
             let mut engine = Doubler { pending: Vec::new(), _bound_to_thread: std::rc::Rc::new(()) };
-            thread.lease().report(1);
-            thread.serve("loaded", &mut engine);
-            Ok(())
+            lease.report(1);
+            thread.serve("loaded", &mut engine)
         };
         let (runner, info) = Runner::start("doubler", lease(10), 4, body).await.unwrap();
         assert_eq!(info, "loaded");
@@ -228,9 +235,9 @@ mod tests {
     async fn a_model_that_does_not_load_says_why_and_gives_its_lease_back() {
         let ledger = crate::lease::tests::ledger(10);
         let lease = ledger.lease(&crate::lease::tests::group(), &crate::lease::tests::role(), 10).unwrap();
-        let body = |_: &mut EngineThread<Command, ()>| Err(Fault::not_found("no such file"));
+        let body = |_: &Lease, _: &mut EngineThread<Command, ()>| Err(Fault::not_found("no such file"));
         assert_eq!(Runner::start("absent", lease, 1, body).await.unwrap_err().message, "no such file");
-        let body = |_: &mut EngineThread<Command, ()>| panic!("native trouble");
+        let body = |_: &Lease, _: &mut EngineThread<Command, ()>| panic!("native trouble");
         let lease = ledger.lease(&crate::lease::tests::group(), &crate::lease::tests::role(), 10).unwrap();
         assert_eq!(Runner::start("broken", lease, 1, body).await.unwrap_err().code, Code::Internal);
     }

@@ -1,0 +1,70 @@
+//! How many tokens of whom go into the next step.
+
+use std::time::Duration;
+
+/// A busy slot as far as a step goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Tokens it has to compute before the next can be chosen; one while it writes.
+    pub(crate) todo: usize,
+    /// It writes; otherwise it still reads its prompt.
+    pub(crate) writing: bool,
+    /// When it got its slot, as a growing number.
+    pub(crate) since: u64,
+}
+
+/// While somebody writes, reading others' prompts may hold a step up for about so long.
+const STALL: Duration = Duration::from_millis(50);
+/// Fewer tokens than this are read no faster than one by one.
+pub(crate) const LEAST_READ: usize = 8;
+
+/// Tokens for each slot in the next step, `batch` at most in all.
+///
+/// Writers come first with one token each. What is left goes to readers, the longest admitted first; while somebody
+/// writes, only as much as can be read in 50 ms at `per_token`, so that a long prompt does not stall streams.
+pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration>) -> Vec<usize> {
+    let mut shares = vec![0; demands.len()];
+    let mut left = batch;
+    for (share, _) in shares.iter_mut().zip(demands).filter(|(_, d)| d.writing && d.todo > 0) {
+        *share = left.min(1);
+        left -= *share;
+    }
+    if left < batch {
+        left = left.min(read_budget(per_token));
+    }
+    let mut readers: Vec<usize> = (0..demands.len()).filter(|&i| !demands[i].writing).collect();
+    readers.sort_by_key(|&i| demands[i].since);
+    for i in readers {
+        shares[i] = left.min(demands[i].todo);
+        left -= shares[i];
+    }
+    shares
+}
+
+fn read_budget(per_token: Option<Duration>) -> usize {
+    let fit = match per_token {
+        Some(cost) if !cost.is_zero() => STALL.as_nanos() / cost.as_nanos(),
+        _ => 0,
+    };
+    usize::try_from(fit).unwrap_or(usize::MAX).max(LEAST_READ)
+}
+
+/// What a token costs to read, learned from the steps so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Pace {
+    per_token: Option<Duration>,
+}
+
+impl Pace {
+    /// Time to read a token; none before the first step that read enough to tell.
+    pub(crate) fn per_token(self) -> Option<Duration> {
+        self.per_token
+    }
+
+    /// Learns from a step of so many tokens, the later steps counting more.
+    pub(crate) fn learn(&mut self, tokens: usize, took: Duration) {
+        let Some(tokens) = u32::try_from(tokens).ok().filter(|n| *n as usize >= LEAST_READ) else { return };
+        let seen = took / tokens;
+        self.per_token = Some(self.per_token.map_or(seen, |old| (old * 4 + seen) / 5));
+    }
+}

@@ -1,0 +1,248 @@
+//! Continuous batching: every step computes one token for each slot that writes and some of the prompts that are being
+//! read, all in one pass over the weights.
+
+mod slot;
+mod stats;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use tandem_engine::{Engine, Finished, Lease, Progress};
+use tandem_types::{Code, Fault, reason};
+
+use crate::logic::{Candidate, CopyRule, Demand, Pace, Placement, next_waiting, place, retry_after, share};
+use crate::machine::resident_bytes;
+use crate::model::Loaded;
+use crate::sampler::sampler;
+pub(crate) use slot::{Ask, Job};
+use slot::{Next, Slot, Waiting};
+pub use stats::EngineStats;
+pub(crate) use stats::Shared;
+
+/// The engine on its thread.
+pub(crate) struct Scheduler<'m> {
+    loaded: &'m Loaded,
+    lease: &'m Lease,
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+    batch_tokens: usize,
+    slots: Vec<Slot>,
+    waiting: Vec<Waiting>,
+    queue: usize,
+    copy: CopyRule,
+    pace: Pace,
+    /// Time an answer takes from its slot to its end, the later ones counting more.
+    answer_time: Duration,
+    turn: u64,
+    shared: Arc<Shared>,
+}
+
+impl<'m> Scheduler<'m> {
+    pub(crate) fn new(
+        loaded: &'m Loaded,
+        lease: &'m Lease,
+        context: LlamaContext<'m>,
+        slots: usize,
+        queue: usize,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let batch_tokens = context.n_batch() as usize;
+        let context_tokens = context.n_ctx() as usize / slots.max(1);
+        // A copy moves a slot's whole memory, whatever is in it; reading as many tokens as this takes longer.
+        let copy = match loaded.model.is_recurrent() || loaded.model.is_hybrid() {
+            true => CopyRule::OwnOnly,
+            false => CopyRule::Gain((context_tokens / 128).max(16)),
+        };
+        Self {
+            loaded,
+            lease,
+            context,
+            batch: LlamaBatch::new(batch_tokens, 1),
+            batch_tokens,
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            waiting: Vec::new(),
+            queue,
+            copy,
+            pace: Pace::default(),
+            answer_time: Duration::from_secs(1),
+            turn: 0,
+            shared,
+        }
+    }
+
+    fn busy(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.work.is_some()).count()
+    }
+
+    fn publish_load(&self) {
+        self.shared.set_load(self.busy(), self.waiting.len());
+    }
+
+    /// Frees the slots and places of readers who left.
+    fn drop_cancelled(&mut self) {
+        for slot in &mut self.slots {
+            if slot.work.as_ref().is_some_and(|work| work.sink.is_closed()) {
+                if let Some(work) = slot.release() {
+                    self.shared.cancelled(work.counts());
+                }
+            }
+        }
+        self.waiting.retain(|waiting| {
+            let gone = waiting.job.sink.is_closed();
+            if gone {
+                self.shared.cancelled(Default::default());
+            }
+            !gone
+        });
+    }
+
+    /// Gives free slots to those who wait.
+    fn place_waiting(&mut self) -> Result<(), Fault> {
+        while self.busy() < self.slots.len() {
+            let ages: Vec<_> = self.waiting.iter().map(|w| (w.job.priority, w.arrived.elapsed())).collect();
+            let Some(next) = next_waiting(&ages) else { break };
+            let waiting = self.waiting.swap_remove(next);
+            let candidates: Vec<_> = self
+                .slots
+                .iter()
+                .map(|slot| Candidate {
+                    busy: slot.work.is_some(),
+                    kept: slot.kept(),
+                    session: slot.session.as_deref(),
+                    used: slot.used,
+                })
+                .collect();
+            // Kept state was computed in other batches, which changes the last digits, and a seed promises the same.
+            let rule = if waiting.job.sampling.seed.is_some() { CopyRule::NoReuse } else { self.copy };
+            let job = &waiting.job;
+            let Some(placed) = place(&candidates, &job.prompt, job.session.as_deref(), rule) else { break };
+            let reuse = self.prepare(placed)?;
+            let sampler = sampler(&job.sampling, self.loaded.model.n_vocab(), &job.prompt);
+            self.turn += 1;
+            self.slots[placed.slot].start(waiting, sampler, reuse, self.turn);
+        }
+        Ok(())
+    }
+
+    /// Makes the slot's memory hold the first `reuse` tokens and nothing else; how many it holds in the end.
+    fn prepare(&mut self, placed: Placement) -> Result<usize, Fault> {
+        let failed = |e: &dyn std::fmt::Display| Fault::internal(format!("prepare a slot's memory: {e}"));
+        let slot = placed.slot;
+        let (id, from) = (seq(slot), placed.copy_from.map(seq));
+        if let Some(from) = from {
+            self.context.copy_kv_cache_seq(from as i32, id as i32, None, None).map_err(|e| failed(&e))?;
+        }
+        let keep = u32::try_from(placed.reuse).map_err(|e| failed(&e))?;
+        let trimmed = self.context.clear_kv_cache_seq(Some(id), Some(keep), None).map_err(|e| failed(&e))?;
+        if trimmed {
+            return Ok(placed.reuse);
+        }
+        // Models whose state is not one entry for each token cannot go back by a few tokens.
+        self.context.clear_kv_cache_seq(Some(id), None, None).map_err(|e| failed(&e))?;
+        Ok(0)
+    }
+
+    /// Computes one step and hands out the tokens it gave.
+    fn compute(&mut self) -> Result<(), Fault> {
+        let active: Vec<usize> = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_some()).collect();
+        let demands: Vec<_> = active
+            .iter()
+            .filter_map(|&i| {
+                let work = self.slots[i].work.as_ref()?;
+                Some(Demand { todo: self.slots[i].todo().len(), writing: work.writing(), since: work.since })
+            })
+            .collect();
+        let shares = share(&demands, self.batch_tokens, self.pace.per_token());
+
+        self.batch.clear();
+        // Where in the batch the row of logits of a slot is.
+        let mut rows = Vec::new();
+        for (&i, &tokens) in active.iter().zip(&shares) {
+            let slot = &self.slots[i];
+            for (n, token) in slot.todo()[..tokens].iter().enumerate() {
+                let last = n + 1 == slot.todo().len();
+                if last {
+                    rows.push((i, self.batch.n_tokens()));
+                }
+                let position = i32::try_from(slot.fed + n).unwrap_or(i32::MAX);
+                self.batch
+                    .add(*token, position, &[seq(i) as i32], last)
+                    .map_err(|e| Fault::internal(format!("fill a batch: {e}")))?;
+            }
+        }
+        let start = Instant::now();
+        self.context.decode(&mut self.batch).map_err(|e| Fault::internal(format!("compute a step: {e}")))?;
+        self.context.synchronize();
+        let took = start.elapsed();
+        self.shared.stepped(took);
+        self.pace.learn(shares.iter().sum(), took);
+        for (&i, &tokens) in active.iter().zip(&shares) {
+            self.slots[i].fed += tokens;
+        }
+        for (i, row) in rows {
+            self.choose(i, row);
+        }
+        Ok(())
+    }
+
+    /// Chooses the next token of a slot from a row of logits.
+    fn choose(&mut self, i: usize, row: i32) {
+        let vocabulary = self.loaded.model.vocab();
+        let slot = &mut self.slots[i];
+        let Some(work) = slot.work.as_mut() else { return };
+        let token = work.sampler().sample(&self.context, row);
+        let piece = (!vocabulary.is_eog(token)).then(|| vocabulary.token_to_piece(token, false, None));
+        match work.take(piece.as_deref()) {
+            Next::Continue => slot.tokens.push(token),
+            Next::End(finished) => self.finish(i, finished),
+        }
+    }
+
+    fn finish(&mut self, i: usize, finished: Finished) {
+        let Some(work) = self.slots[i].release() else { return };
+        self.answer_time = (self.answer_time * 4 + finished.prompt + finished.writing) / 5;
+        self.shared.answered(finished.tokens, SystemTime::now().into());
+        self.lease.report(resident_bytes());
+        // Whoever sees the end must not find the slot still busy.
+        self.publish_load();
+        work.sink.finish(finished);
+    }
+}
+
+fn seq(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+impl Engine for Scheduler<'_> {
+    type Command = Ask;
+
+    fn accept(&mut self, Ask { job, admitted }: Ask) {
+        let room = self.queue + self.slots.len() - self.busy();
+        if self.waiting.len() >= room {
+            self.shared.refused();
+            let message = format!("{} requests wait for {} already", self.waiting.len(), self.loaded.name);
+            let after = retry_after(self.slots.len(), self.answer_time);
+            let fault = Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message).retry_after(after);
+            drop(admitted.send(Err(fault)));
+            return;
+        }
+        self.waiting.push(Waiting { job, arrived: Instant::now() });
+        self.publish_load();
+        // The caller may have left; its place is cleared with the next step.
+        let _ = admitted.send(Ok(()));
+    }
+
+    fn step(&mut self) -> Result<Progress, Fault> {
+        self.drop_cancelled();
+        self.place_waiting()?;
+        self.publish_load();
+        if self.busy() == 0 {
+            return Ok(Progress::Idle);
+        }
+        self.compute()?;
+        self.publish_load();
+        Ok(Progress::Busy)
+    }
+}
