@@ -142,6 +142,12 @@ pub mod reason {
     pub const CONFIRMATION_NEEDED: &str = "confirmation_needed";
     /// Another program listens at the port.
     pub const PORT_TAKEN: &str = "port_taken";
+    /// No token or session came with the request, or a wrong one.
+    pub const NO_IDENTITY: &str = "no_identity";
+    /// Too many wrong tokens from one address; `retry_after` says when.
+    pub const TOO_MANY_ATTEMPTS: &str = "too_many_attempts";
+    /// The request is larger than what is read.
+    pub const TOO_LARGE: &str = "too_large";
     /// A bug.
     pub const BUG: &str = "bug";
     /// Reading or writing a disk failed.
