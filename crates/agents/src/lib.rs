@@ -2,6 +2,7 @@
 
 pub mod control;
 mod fields;
+pub mod language;
 pub mod memory;
 mod opening;
 #[cfg(test)]
@@ -11,7 +12,8 @@ mod tickets;
 use tandem_agent::AgentDef;
 
 /// Every agent this build has code for, in the order of the specification.
-pub const ALL: &[&AgentDef] = &[&control::service_registry::DEF, &memory::session_memory::DEF];
+pub const ALL: &[&AgentDef] =
+    &[&control::service_registry::DEF, &memory::session_memory::DEF, &language::chitchat::DEF];
 
 /// The agent of this name.
 pub fn find(name: &str) -> Option<&'static AgentDef> {

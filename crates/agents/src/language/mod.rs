@@ -1,0 +1,4 @@
+//! Agents that understand and answer in words.
+
+pub mod chitchat;
+mod tongue;
