@@ -6,16 +6,21 @@
 
 #![allow(clippy::result_large_err, reason = "a Fault says everything a caller needs; it is made when something failed")]
 
+pub mod actions;
+pub mod alerts;
 pub mod db;
+pub mod errors;
 pub mod journal;
 pub mod keys;
 pub mod leases;
+pub mod models;
 pub mod paging;
 pub mod personal;
 pub mod requests;
 pub mod reservations;
 pub mod series;
 pub mod sessions;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod twin;

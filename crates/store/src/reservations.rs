@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
-use tandem_types::{Fault, IdempotencyKey, NodeName, Timestamp};
+use tandem_types::{Code, Fault, IdempotencyKey, NodeName, Timestamp};
 
 use crate::db::{Db, Error, column, fresh_id};
 use crate::keys::once;
@@ -83,6 +83,17 @@ pub trait ReservationStore: Send + Sync {
         now: Timestamp,
     ) -> Result<Reservation, Fault>;
 
+    /// The promise that was given for this key; none when it is free.
+    ///
+    /// # Errors
+    /// `conflict`, reason `key_reused`, when the key came with another body.
+    async fn reserved(
+        &self,
+        key: IdempotencyKey,
+        of: NewReservation,
+        now: Timestamp,
+    ) -> Result<Option<Reservation>, Fault>;
+
     /// Makes a promise last until `expires`.
     ///
     /// # Errors
@@ -127,6 +138,24 @@ impl ReservationStore for SqliteReservations {
         now: Timestamp,
     ) -> Result<Reservation, Fault> {
         self.db.write(move |tx| once(tx, key, None, ("reserve", &of), now, |tx| insert(tx, of.clone(), expires))).await
+    }
+
+    async fn reserved(
+        &self,
+        key: IdempotencyKey,
+        of: NewReservation,
+        now: Timestamp,
+    ) -> Result<Option<Reservation>, Fault> {
+        let free = || Fault::not_found("the key is free");
+        let found = self
+            .db
+            .write(move |tx| once(tx, key, None, ("reserve", &of), now, |_| Err::<Reservation, _>(free().into())))
+            .await;
+        match found {
+            Ok(reservation) => Ok(Some(reservation)),
+            Err(fault) if fault.code == Code::NotFound => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     async fn renew(&self, id: &str, expires: Timestamp, now: Timestamp) -> Result<(), Fault> {
@@ -224,7 +253,6 @@ fn reservation(row: &Row<'_>) -> rusqlite::Result<Reservation> {
 mod tests {
     use std::sync::Arc;
 
-    use tandem_types::Code;
     use tempfile::TempDir;
 
     use super::*;
@@ -252,13 +280,16 @@ mod tests {
     /// What every [`ReservationStore`] promises.
     pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
         let (_folder, store) = fresh();
+        assert_eq!(store.reserved(key(1), ram((1u64 << 40) as f64), at(0)).await.unwrap(), None);
         let big = store.reserve(key(1), ram((1u64 << 40) as f64), at(60), at(0)).await.unwrap();
         assert_eq!(store.reserve(key(1), big.of.clone(), at(99), at(1)).await.unwrap(), big);
         assert_eq!(store.reserve(key(1), ram(2.0), at(60), at(1)).await.unwrap_err().code, Code::Conflict);
+        assert_eq!(store.reserved(key(1), big.of.clone(), at(1)).await.unwrap(), Some(big.clone()));
+        assert_eq!(store.reserved(key(1), ram(2.0), at(1)).await.unwrap_err().code, Code::Conflict);
         let card = NewReservation { card: Some(0), resource: Resource::Vram, ..ram(5.0) };
         let small = store.reserve(key(2), card, at(30), at(0)).await.unwrap();
         assert_eq!(store.reservations(at(29)).await.unwrap(), [small.clone(), big.clone()]);
-        assert_eq!(store.reservations(at(30)).await.unwrap(), [big.clone()]);
+        assert_eq!(store.reservations(at(30)).await.unwrap(), std::slice::from_ref(&big));
         assert_eq!(store.renew(&small.id, at(90), at(30)).await.unwrap_err().code, Code::NotFound);
         store.renew(&big.id, at(90), at(30)).await.unwrap();
         assert_eq!(store.expire(at(60)).await.unwrap(), [small]);

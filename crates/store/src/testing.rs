@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use crate::personal::{ExportRow, PersonalData};
 
-/// A day of the tests, plus some seconds.
+/// Midnight of a day in 2026, plus some seconds.
 pub(crate) fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_secs(1_790_000_000 + seconds)
+    Timestamp::from_secs(20_718 * 86_400 + seconds)
 }
 
 pub(crate) fn days(n: i64) -> i64 {

@@ -262,16 +262,17 @@ fn select(tx: &Transaction<'_>, policy: &Policy, query: &Query) -> Result<Vec<Se
 /// The points of one series: from the level that suits the query as far as it is complete, then from each finer one,
 /// and the end from raw samples. No sample is in two of them.
 fn past(tx: &Transaction<'_>, policy: &Policy, series: i64, query: &Query) -> Result<Vec<Point>, Error> {
-    let mut points = Vec::new();
-    let mut from = query.from.micros();
+    let levels = &policy.means[..level(tx, policy, series, query)?];
     let to = query.to.micros();
-    for means in policy.means[..level(tx, policy, series, query)?].iter().rev() {
+    // The step in which `from` lies is wanted whole.
+    let mut from = levels.last().map_or(query.from.micros(), |means| floor(query.from.micros(), means.step));
+    let mut points = Vec::new();
+    for means in levels.iter().rev() {
         let step = micros(means.step);
         let complete = rolled(tx, step)?.min(to);
-        // The step in which `from` lies is wanted whole.
         let sql = "SELECT * FROM means WHERE series = ?1 AND step = ?2 AND at >= ?3 AND at < ?4 ORDER BY at";
         let mut rows = tx.prepare_cached(sql)?;
-        let found = rows.query_map([series, step, floor(from, means.step), complete], point)?;
+        let found = rows.query_map([series, step, from, complete], point)?;
         points.append(&mut found.collect::<Result<_, _>>()?);
         from = from.max(complete);
     }

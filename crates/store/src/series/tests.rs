@@ -82,7 +82,6 @@ async fn keeps_to_the_limit_of_each_owner(store: &dyn SeriesStore) {
     assert_eq!(points(store, query("one", 0, 9, 0)).await, [(0, 1.0), (1, 5.0)]);
 }
 
-/// `at(0)` lies 40 s after a full minute and 160 s after a full 5 minutes.
 async fn rolls_up_and_finds_the_level(store: &dyn SeriesStore) {
     for seconds in (20..=1_220).step_by(20) {
         store.append(vec![sample("cpu", seconds, seconds as f64)], at(seconds)).await.unwrap();
@@ -92,20 +91,20 @@ async fn rolls_up_and_finds_the_level(store: &dyn SeriesStore) {
     assert_eq!((raw.len(), raw[0], raw[9]), (10, (1_040, 1_040.0), (1_220, 1_220.0)));
     // Further back the finest that reaches there: 1-minute means, then raw from where they end.
     let minutes = points(store, query("cpu", 980, 2_000, 0)).await;
-    assert_eq!(minutes[..3], [(980, 1_000.0), (1_040, 1_060.0), (1_100, 1_120.0)]);
-    assert_eq!(minutes[3..], [(1_160, 1_180.0), (1_220, 1_220.0)]);
+    assert_eq!(minutes[..3], [(960, 980.0), (1_020, 1_040.0), (1_080, 1_100.0)]);
+    assert_eq!(minutes[3..], [(1_140, 1_160.0), (1_200, 1_200.0), (1_220, 1_220.0)]);
     // As wide as asked: 5-minute means, 1-minute means after them, raw at the end, each sample once.
-    let wide = store.query(query("cpu", -160, 2_000, 300)).await.unwrap().remove(0);
-    assert_eq!(wide.points.iter().map(|p| p.count).collect::<Vec<_>>(), [6, 15, 15, 15, 10]);
+    let wide = store.query(query("cpu", -300, 2_000, 300)).await.unwrap().remove(0);
+    assert_eq!(wide.points.iter().map(|p| p.count).collect::<Vec<_>>(), [14, 15, 15, 15, 2]);
     let second = wide.points[1];
-    assert_eq!((second.at, second.mean, second.low, second.high), (at(140), 280.0, 140.0, 420.0));
-    assert_eq!(store.query(query("cpu", -160, 2_000, 3_600)).await.unwrap()[0].points[0].count, 61);
+    assert_eq!((second.at, second.mean, second.low, second.high), (at(300), 440.0, 300.0, 580.0));
+    assert_eq!(store.query(query("cpu", -300, 2_000, 3_600)).await.unwrap()[0].points[0].count, 61);
     // After 30 minutes the 1-minute means are gone and the wider ones stand in.
     let pruned = store.prune(at(1_800 + 900)).await.unwrap();
     assert_eq!((pruned.samples, pruned.means, pruned.series), (0, 15, 0));
-    assert_eq!(points(store, query("cpu", 140, 700, 0)).await[..2], [(140, 280.0), (440, 580.0)]);
+    assert_eq!(points(store, query("cpu", 0, 700, 0)).await, [(0, 150.0), (300, 440.0), (600, 740.0)]);
     // In the end nothing is left but the newest raw ones.
-    assert_eq!(store.prune(at(days(1))).await.unwrap().means, 4 + 4);
+    assert_eq!(store.prune(at(days(1))).await.unwrap().means, 5 + 4);
     assert_eq!(points(store, query("cpu", 0, 2_000, 0)).await.len(), 10);
     assert_eq!(store.drop_raw(at(1_200)).await.unwrap(), 8);
     assert_eq!(store.drop_raw(at(9_999)).await.unwrap(), 2);

@@ -102,7 +102,7 @@ async fn begins_ends_and_lists(store: &dyn SessionStore) {
         ("What is the best way to keep basil alive through the whole w…", at(31), 2)
     );
     let page = store.sessions(&ana, Page { size: 1, token: String::new() }).await.unwrap();
-    assert_eq!(page.items, [first.clone()]);
+    assert_eq!(page.items, std::slice::from_ref(&first));
     let page = store.sessions(&ana, Page { size: 1, token: page.next }).await.unwrap();
     assert_eq!((page.items, page.next), (vec![named], String::new()));
     assert_eq!(store.open_sessions().await.unwrap(), 2);

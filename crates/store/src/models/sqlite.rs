@@ -1,0 +1,303 @@
+//! Models in SQLite.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use tandem_types::{Code, Fault, IdempotencyKey, Role, Timestamp, reason};
+
+use super::{Binding, Circumstances, Manifest, Measured, Model, ModelStore, USES_KEPT, Use, Uses};
+use crate::db::{Error, Migration, column, sqlite_store};
+use crate::keys::{self, once};
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    name: "models",
+    sql: &[
+        keys::SCHEMA,
+        "
+CREATE TABLE models(
+    name        TEXT PRIMARY KEY,
+    path        TEXT NOT NULL,
+    file_bytes  INTEGER NOT NULL,
+    sha256      TEXT NOT NULL,
+    format      TEXT NOT NULL,
+    body        TEXT NOT NULL,
+    quarantined TEXT,
+    registered  INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE bindings(
+    id      INTEGER PRIMARY KEY,
+    role    TEXT NOT NULL,
+    model   TEXT NOT NULL REFERENCES models(name),
+    adapter TEXT,
+    reason  TEXT NOT NULL,
+    since   INTEGER NOT NULL,
+    undone  INTEGER
+);
+CREATE INDEX bindings_by_role ON bindings(role, id);
+CREATE TABLE measured(
+    model   TEXT NOT NULL,
+    context INTEGER NOT NULL,
+    slots   INTEGER NOT NULL,
+    engine  TEXT NOT NULL,
+    device  TEXT NOT NULL,
+    peak    INTEGER NOT NULL,
+    count   INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    PRIMARY KEY(model, context, slots, engine, device)
+) WITHOUT ROWID;
+CREATE TABLE uses(
+    day        INTEGER NOT NULL,
+    model      TEXT NOT NULL,
+    role       TEXT NOT NULL,
+    tickets    INTEGER NOT NULL,
+    prompt     INTEGER NOT NULL,
+    completion INTEGER NOT NULL,
+    busy       INTEGER NOT NULL,
+    failures   INTEGER NOT NULL,
+    PRIMARY KEY(day, model, role)
+) WITHOUT ROWID;
+",
+    ],
+}];
+
+sqlite_store!(
+    /// `models.db`.
+    SqliteModels,
+    MIGRATIONS
+);
+
+#[async_trait]
+impl ModelStore for SqliteModels {
+    async fn register(&self, key: IdempotencyKey, manifest: Manifest, now: Timestamp) -> Result<Model, Fault> {
+        self.db
+            .write(move |tx| once(tx, key, None, ("register", &manifest), now, |tx| register(tx, &manifest, now)))
+            .await
+    }
+
+    async fn models(&self) -> Result<Vec<Model>, Fault> {
+        self.db
+            .read(|tx| {
+                let mut rows = tx.prepare_cached("SELECT * FROM models ORDER BY name")?;
+                Ok(rows.query_map([], model)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn model(&self, name: &str) -> Result<Model, Fault> {
+        let name = name.to_owned();
+        self.db.read(move |tx| get(tx, &name)).await
+    }
+
+    async fn quarantine(&self, name: &str, why: &str) -> Result<(), Fault> {
+        let (name, why) = (name.to_owned(), why.to_owned());
+        self.db
+            .write(move |tx| {
+                get(tx, &name)?;
+                tx.prepare_cached("UPDATE models SET quarantined = ?2 WHERE name = ?1")?.execute([name, why])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn bind(
+        &self,
+        key: IdempotencyKey,
+        role: Role,
+        model: String,
+        adapter: Option<String>,
+        reason: String,
+        now: Timestamp,
+    ) -> Result<Binding, Fault> {
+        let new = Binding { role, model, adapter, reason, since: now, undone: None };
+        self.db
+            .write(move |tx| {
+                let body = (&new.role, &new.model, &new.adapter, &new.reason);
+                once(tx, key, None, ("bind", &body), now, |tx| {
+                    get(tx, &new.model)?;
+                    tx.prepare_cached(
+                        "INSERT INTO bindings(role, model, adapter, reason, since) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    )?
+                    .execute(params![
+                        new.role.as_str(),
+                        new.model,
+                        new.adapter,
+                        new.reason,
+                        now.micros()
+                    ])?;
+                    Ok(new.clone())
+                })
+            })
+            .await
+    }
+
+    async fn roll_back(&self, key: IdempotencyKey, role: Role, now: Timestamp) -> Result<Binding, Fault> {
+        self.db.write(move |tx| once(tx, key, None, ("roll_back", &role), now, |tx| roll_back(tx, &role, now))).await
+    }
+
+    async fn bindings(&self) -> Result<Vec<Binding>, Fault> {
+        self.db
+            .read(|tx| {
+                let mut rows = tx.prepare_cached(
+                    "SELECT * FROM bindings WHERE id IN (SELECT max(id) FROM bindings WHERE undone IS NULL GROUP BY role)
+                     ORDER BY role",
+                )?;
+                Ok(rows.query_map([], binding)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn history(&self, role: &Role, limit: u32) -> Result<Vec<Binding>, Fault> {
+        let role = role.clone();
+        self.db
+            .read(move |tx| {
+                let mut rows = tx.prepare_cached("SELECT * FROM bindings WHERE role = ?1 ORDER BY id DESC LIMIT ?2")?;
+                Ok(rows.query_map(params![role.as_str(), limit], binding)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn measured(&self, of: Circumstances, peak_bytes: u64, now: Timestamp) -> Result<Measured, Fault> {
+        self.db
+            .write(move |tx| {
+                let mut note = tx.prepare_cached(
+                    "INSERT INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7) ON CONFLICT DO UPDATE
+                     SET peak = max(peak, excluded.peak), count = count + 1, at = excluded.at RETURNING peak, count, at",
+                )?;
+                let of = params![of.model, of.context, of.slots, of.engine, of.device, peak_bytes, now.micros()];
+                Ok(note.query_row(of, measured)?)
+            })
+            .await
+    }
+
+    async fn measurement(&self, of: Circumstances) -> Result<Option<Measured>, Fault> {
+        self.db
+            .read(move |tx| {
+                let mut find = tx.prepare_cached(
+                    "SELECT peak, count, at FROM measured
+                     WHERE model = ?1 AND context = ?2 AND slots = ?3 AND engine = ?4 AND device = ?5",
+                )?;
+                let of = params![of.model, of.context, of.slots, of.engine, of.device];
+                Ok(find.query_row(of, measured).optional()?)
+            })
+            .await
+    }
+
+    async fn note_uses(&self, uses: Vec<Use>, now: Timestamp) -> Result<(), Fault> {
+        self.db.write(move |tx| uses.iter().try_for_each(|one| note_use(tx, one, now))).await
+    }
+
+    async fn uses(&self, from: Timestamp) -> Result<Vec<Uses>, Fault> {
+        self.db
+            .read(move |tx| {
+                let mut rows = tx.prepare_cached(
+                    "SELECT model, role, sum(tickets) AS tickets, sum(prompt) AS prompt, sum(completion) AS completion,
+                            sum(busy) AS busy, sum(failures) AS failures
+                     FROM uses WHERE day >= ?1 GROUP BY model, role ORDER BY model, role",
+                )?;
+                Ok(rows.query_map([day(from)], uses)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn prune(&self, now: Timestamp) -> Result<u64, Fault> {
+        self.db
+            .write(move |tx| {
+                keys::prune(tx, now)?;
+                Ok(tx.execute("DELETE FROM uses WHERE day < ?1", [day(now - USES_KEPT)])? as u64)
+            })
+            .await
+    }
+}
+
+/// UTC days since 1970-01-01.
+fn day(at: Timestamp) -> i64 {
+    at.micros().div_euclid(Duration::from_hours(24).as_micros() as i64)
+}
+
+fn register(tx: &Transaction<'_>, new: &Manifest, now: Timestamp) -> Result<Model, Error> {
+    tx.prepare_cached(
+        "INSERT INTO models VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7) ON CONFLICT DO UPDATE
+         SET path = excluded.path, file_bytes = excluded.file_bytes, sha256 = excluded.sha256,
+             format = excluded.format, body = excluded.body, quarantined = NULL, registered = excluded.registered",
+    )?
+    .execute(params![new.name, new.path, new.file_bytes, new.sha256, new.format, new.body, now.micros()])?;
+    get(tx, &new.name)
+}
+
+fn get(tx: &Transaction<'_>, name: &str) -> Result<Model, Error> {
+    let found = tx.prepare_cached("SELECT * FROM models WHERE name = ?1")?.query_row([name], model).optional()?;
+    Ok(found.ok_or_else(|| Fault::not_found(format!("there is no model {name}; register it first")))?)
+}
+
+fn roll_back(tx: &Transaction<'_>, role: &Role, now: Timestamp) -> Result<Binding, Error> {
+    let mut standing =
+        tx.prepare_cached("SELECT * FROM bindings WHERE role = ?1 AND undone IS NULL ORDER BY id DESC LIMIT 2")?;
+    let rows = standing.query_map([role.as_str()], |row| Ok((row.get::<_, i64>("id")?, binding(row)?)))?;
+    let [(current, _), (_, before)] = &rows.collect::<Result<Vec<_>, _>>()?[..] else {
+        let message = format!("role {role} has had no other model; bind one instead");
+        return Err(Fault::new(Code::FailedPrecondition, reason::NO_SUCH, message).into());
+    };
+    tx.prepare_cached("UPDATE bindings SET undone = ?2 WHERE id = ?1")?.execute([*current, now.micros()])?;
+    Ok(before.clone())
+}
+
+fn note_use(tx: &Transaction<'_>, one: &Use, now: Timestamp) -> Result<(), Error> {
+    tx.prepare_cached(
+        "INSERT INTO uses VALUES (?1, ?2, ?3, 1, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE
+         SET tickets = tickets + 1, prompt = prompt + excluded.prompt, completion = completion + excluded.completion,
+             busy = busy + excluded.busy, failures = failures + excluded.failures",
+    )?
+    .execute(params![
+        day(now),
+        one.model,
+        one.role.as_str(),
+        one.prompt_tokens,
+        one.completion_tokens,
+        u64::try_from(one.busy.as_micros()).unwrap_or(u64::MAX),
+        !one.ok
+    ])?;
+    Ok(())
+}
+
+fn model(row: &Row<'_>) -> rusqlite::Result<Model> {
+    Ok(Model {
+        manifest: Manifest {
+            name: row.get("name")?,
+            path: row.get("path")?,
+            file_bytes: row.get("file_bytes")?,
+            sha256: row.get("sha256")?,
+            format: row.get("format")?,
+            body: row.get("body")?,
+        },
+        quarantined: row.get("quarantined")?,
+        registered: Timestamp(row.get("registered")?),
+    })
+}
+
+fn binding(row: &Row<'_>) -> rusqlite::Result<Binding> {
+    Ok(Binding {
+        role: column(row, "role")?,
+        model: row.get("model")?,
+        adapter: row.get("adapter")?,
+        reason: row.get("reason")?,
+        since: Timestamp(row.get("since")?),
+        undone: row.get::<_, Option<i64>>("undone")?.map(Timestamp),
+    })
+}
+
+fn measured(row: &Row<'_>) -> rusqlite::Result<Measured> {
+    Ok(Measured { peak_bytes: row.get("peak")?, count: row.get("count")?, at: Timestamp(row.get("at")?) })
+}
+
+fn uses(row: &Row<'_>) -> rusqlite::Result<Uses> {
+    Ok(Uses {
+        model: row.get("model")?,
+        role: column(row, "role")?,
+        tickets: row.get("tickets")?,
+        prompt_tokens: row.get("prompt")?,
+        completion_tokens: row.get("completion")?,
+        busy: Duration::from_micros(row.get("busy")?),
+        failures: row.get("failures")?,
+    })
+}

@@ -1,0 +1,129 @@
+use std::sync::Arc;
+
+use tandem_types::Code;
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::{at, days, key};
+
+type Fresh = (TempDir, Arc<dyn ModelStore>);
+
+fn sqlite() -> Fresh {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteModels::open(folder.path().join("models.db")).unwrap();
+    (folder, Arc::new(store))
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_promises_of_the_trait() {
+    suite(sqlite).await;
+}
+
+/// What every [`ModelStore`] promises.
+pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
+    registers_and_quarantines(&*fresh().1).await;
+    binds_and_rolls_back(&*fresh().1).await;
+    keeps_the_highest_peak(&*fresh().1).await;
+    counts_use_by_day(&*fresh().1).await;
+}
+
+fn manifest(name: &str, sha256: &str) -> Manifest {
+    Manifest {
+        name: name.into(),
+        path: format!("/models/{name}.gguf"),
+        file_bytes: 5_000_000_000,
+        sha256: sha256.into(),
+        format: "gguf".into(),
+        body: "{}".into(),
+    }
+}
+
+fn role(name: &str) -> Role {
+    Role::new(name).unwrap()
+}
+
+async fn registers_and_quarantines(store: &dyn ModelStore) {
+    let smol = store.register(key(1), manifest("smol", "a"), at(0)).await.unwrap();
+    assert_eq!(store.register(key(1), manifest("smol", "a"), at(1)).await.unwrap(), smol);
+    assert_eq!(store.register(key(1), manifest("smol", "b"), at(1)).await.unwrap_err().code, Code::Conflict);
+    store.quarantine("smol", "its file changed").await.unwrap();
+    assert_eq!(store.model("smol").await.unwrap().quarantined.as_deref(), Some("its file changed"));
+    let newer = store.register(key(2), manifest("smol", "b"), at(2)).await.unwrap();
+    assert_eq!(newer, Model { manifest: manifest("smol", "b"), quarantined: None, registered: at(2) });
+    store.register(key(3), manifest("big", "c"), at(3)).await.unwrap();
+    let names: Vec<String> = store.models().await.unwrap().into_iter().map(|m| m.manifest.name).collect();
+    assert_eq!(names, ["big", "smol"]);
+    assert_eq!(store.model("none").await.unwrap_err().code, Code::NotFound);
+    assert_eq!(store.quarantine("none", "x").await.unwrap_err().code, Code::NotFound);
+}
+
+async fn binds_and_rolls_back(store: &dyn ModelStore) {
+    let (fast, tiny) = (role("llm.fast"), role("llm.tiny"));
+    for (n, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        store.register(key(n), manifest(name, name), at(0)).await.unwrap();
+    }
+    let bind = async |n, role: &Role, model: &str| {
+        store.bind(key(n), role.clone(), model.into(), None, "asked".into(), at(n as i64)).await
+    };
+    assert_eq!(bind(10, &fast, "none").await.unwrap_err().code, Code::NotFound);
+    let a = bind(11, &fast, "a").await.unwrap();
+    let again = store.bind(key(11), fast.clone(), "a".into(), None, "asked".into(), at(99)).await.unwrap();
+    assert_eq!(again, a);
+    assert_eq!(store.roll_back(key(12), fast.clone(), at(12)).await.unwrap_err().code, Code::FailedPrecondition);
+    let b = bind(13, &fast, "b").await.unwrap();
+    let c = bind(14, &fast, "c").await.unwrap();
+    let t = bind(15, &tiny, "a").await.unwrap();
+    assert_eq!(store.bindings().await.unwrap(), [c, t.clone()]);
+    assert_eq!(store.roll_back(key(16), fast.clone(), at(16)).await.unwrap(), b);
+    assert_eq!(store.roll_back(key(16), fast.clone(), at(17)).await.unwrap(), b);
+    assert_eq!(store.roll_back(key(18), fast.clone(), at(18)).await.unwrap(), a);
+    assert_eq!(store.bindings().await.unwrap(), [a, t]);
+    let history = store.history(&fast, 9).await.unwrap();
+    let brief: Vec<_> = history.iter().map(|b| (b.model.as_str(), b.undone)).collect();
+    assert_eq!(brief, [("c", Some(at(16))), ("b", Some(at(18))), ("a", None)]);
+    assert_eq!(store.history(&fast, 1).await.unwrap().len(), 1);
+}
+
+async fn keeps_the_highest_peak(store: &dyn ModelStore) {
+    let of = Circumstances {
+        model: "smol".into(),
+        context: 4_096,
+        slots: 4,
+        engine: "llama.cpp b6000".into(),
+        device: "cpu".into(),
+    };
+    assert_eq!(store.measurement(of.clone()).await.unwrap(), None);
+    for (peak, seconds) in [(100, 0), (300, 1), (200, 2)] {
+        store.measured(of.clone(), peak, at(seconds)).await.unwrap();
+    }
+    let expected = Measured { peak_bytes: 300, count: 3, at: at(2) };
+    assert_eq!(store.measurement(of.clone()).await.unwrap(), Some(expected));
+    assert_eq!(store.measurement(Circumstances { slots: 5, ..of }).await.unwrap(), None);
+}
+
+async fn counts_use_by_day(store: &dyn ModelStore) {
+    let one = |role_name: &str, ok| Use {
+        model: "smol".into(),
+        role: role(role_name),
+        prompt_tokens: 100,
+        completion_tokens: 10,
+        busy: Duration::from_millis(500),
+        ok,
+    };
+    store.note_uses(vec![one("llm.fast", true), one("llm.fast", false)], at(0)).await.unwrap();
+    store.note_uses(vec![one("llm.fast", true), one("llm.tiny", true)], at(days(1))).await.unwrap();
+    let uses = store.uses(at(0)).await.unwrap();
+    let expected = Uses {
+        model: "smol".into(),
+        role: role("llm.fast"),
+        tickets: 3,
+        prompt_tokens: 300,
+        completion_tokens: 30,
+        busy: Duration::from_millis(1_500),
+        failures: 1,
+    };
+    assert_eq!((uses.len(), &uses[0]), (2, &expected));
+    assert_eq!(store.uses(at(days(1))).await.unwrap()[0].tickets, 1);
+    assert_eq!(store.prune(at(days(31))).await.unwrap(), 1);
+    assert_eq!(store.uses(at(0)).await.unwrap()[0].tickets, 1);
+}
