@@ -3,23 +3,43 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use connectrpc::ConnectError;
 use connectrpc::interceptor::{
     Interceptor, Next, NextStream, PayloadStream, StreamRequest, StreamResponse, UnaryRequest, UnaryResponse,
 };
 use futures::{FutureExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderValue};
 use tandem_types::{AgentId, Code, Fault};
 use tracing::Instrument as _;
 
-use crate::call::Call;
+use crate::call::{Call, TRACEPARENT_HEADER, TraceParent};
 use crate::errors::{fault_from_wire, to_wire};
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// Who served it.
+    pub agent: &'a AgentId,
+    /// Path such as `/tandem.session.v1.Sessions/GetWindow`.
+    pub path: &'a str,
+    /// Well, or with a fault.
+    pub outcome: Result<(), &'a Fault>,
+    /// When it began.
+    pub began: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// The span of this call, when it is part of a trace.
+    pub span: Option<TraceParent>,
+    /// The span that caused it.
+    pub parent: Option<[u8; 8]>,
+}
 
 /// Hears how calls end.
 pub trait Observer: Send + Sync + 'static {
-    /// A call to `path` ended, well or with a code, after `took`.
-    fn finished(&self, agent: &AgentId, path: &str, outcome: Result<(), &Fault>, took: Duration);
+    /// A call ended.
+    fn finished(&self, ended: &Ended<'_>);
 }
 
 /// The edge of one agent.
@@ -32,7 +52,9 @@ pub(crate) struct Edge {
 struct Finish {
     edge: Edge,
     path: String,
-    trace: String,
+    span: Option<TraceParent>,
+    parent: Option<[u8; 8]>,
+    at: SystemTime,
     began: Instant,
     told: bool,
 }
@@ -44,14 +66,22 @@ impl Finish {
 
     fn tell(&mut self, outcome: Result<(), &Fault>) {
         if !std::mem::replace(&mut self.told, true) {
-            self.edge.observer.finished(&self.edge.agent, &self.path, outcome, self.began.elapsed());
+            self.edge.observer.finished(&Ended {
+                agent: &self.edge.agent,
+                path: &self.path,
+                outcome,
+                began: self.at,
+                took: self.began.elapsed(),
+                span: self.span,
+                parent: self.parent,
+            });
         }
     }
 
     fn badly(&mut self, error: &ConnectError) -> ConnectError {
         let mut fault = fault_from_wire(error).at(&self.edge.agent);
         if fault.trace_id.is_empty() {
-            fault.trace_id.clone_from(&self.trace);
+            fault.trace_id = self.span.map(|s| s.trace.to_string()).unwrap_or_default();
         }
         self.tell(Err(&fault));
         to_wire(&fault)
@@ -73,18 +103,36 @@ impl Drop for Finish {
 }
 
 impl Edge {
-    fn begin(&self, path: Option<&str>, headers: &http::HeaderMap) -> (Finish, tracing::Span) {
+    /// Opens the call's own span: what the agent calls in turn has it as parent.
+    fn begin(&self, path: Option<&str>, headers: &mut HeaderMap) -> (Finish, tracing::Span) {
         let path = path.unwrap_or_default().to_owned();
-        let trace = Call::from_headers(headers, None).trace.map(|t| t.trace.to_string()).unwrap_or_default();
-        let span = tracing::info_span!("rpc", agent = %self.agent.agent, path, trace_id = trace);
-        (Finish { edge: self.clone(), path, trace, began: Instant::now(), told: false }, span)
+        let caller: Option<TraceParent> = Call::from_headers(headers, None).trace;
+        let span = caller.map(|parent| TraceParent { span: rand::random(), ..parent });
+        if let Some(value) = span.and_then(|s| HeaderValue::from_str(&s.to_string()).ok()) {
+            headers.insert(TRACEPARENT_HEADER, value);
+        }
+        let trace_id = span.map(|s| s.trace.to_string()).unwrap_or_default();
+        let log = tracing::info_span!("rpc", agent = %self.agent.agent, path, trace_id);
+        let finish = Finish {
+            edge: self.clone(),
+            path,
+            span,
+            parent: caller.map(|c| c.span),
+            at: SystemTime::now(),
+            began: Instant::now(),
+            told: false,
+        };
+        (finish, log)
     }
 }
 
 #[connectrpc::async_trait]
 impl Interceptor for Edge {
-    async fn intercept_unary(&self, req: UnaryRequest, next: Next<'_>) -> Result<UnaryResponse, ConnectError> {
-        let (mut finish, span) = self.begin(req.ctx.path(), req.ctx.headers());
+    async fn intercept_unary(&self, mut req: UnaryRequest, next: Next<'_>) -> Result<UnaryResponse, ConnectError> {
+        let (mut finish, span) = {
+            let path = req.ctx.path().map(str::to_owned);
+            self.begin(path.as_deref(), req.ctx.headers_mut())
+        };
         match AssertUnwindSafe(next.run(req)).catch_unwind().instrument(span).await {
             Ok(Ok(response)) => {
                 finish.well();
@@ -97,11 +145,14 @@ impl Interceptor for Edge {
 
     async fn intercept_streaming(
         &self,
-        req: StreamRequest,
+        mut req: StreamRequest,
         inbound: PayloadStream,
         next: NextStream<'_>,
     ) -> Result<StreamResponse, ConnectError> {
-        let (mut finish, span) = self.begin(req.ctx.path(), req.ctx.headers());
+        let (mut finish, span) = {
+            let path = req.ctx.path().map(str::to_owned);
+            self.begin(path.as_deref(), req.ctx.headers_mut())
+        };
         let opened = AssertUnwindSafe(next.run(req, inbound)).catch_unwind().instrument(span.clone()).await;
         let response = match opened {
             Ok(Ok(response)) => response,
@@ -143,9 +194,10 @@ mod tests {
     struct Heard(Mutex<Vec<String>>);
 
     impl Observer for Heard {
-        fn finished(&self, agent: &AgentId, path: &str, outcome: Result<(), &Fault>, _: Duration) {
-            let word = outcome.map_or_else(|f| f.code.to_string(), |()| "ok".into());
-            self.0.lock().unwrap().push(format!("{} {path} {word}", agent.agent));
+        fn finished(&self, ended: &Ended<'_>) {
+            let word = ended.outcome.map_or_else(|f| f.code.to_string(), |()| "ok".into());
+            assert_eq!(ended.span.map(|s| s.span) == ended.parent, ended.parent.is_none(), "a span of its own");
+            self.0.lock().unwrap().push(format!("{} {} {word}", ended.agent.agent, ended.path));
         }
     }
 

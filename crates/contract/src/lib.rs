@@ -19,7 +19,7 @@ pub use call::{AGENT_HEADER, CALLER_HEADER, Call, HOP_COST, TRACEPARENT_HEADER, 
 pub use channel::{Body, Channel, LocalService, full_body, local};
 pub use client::{BidiCall, BidiReceiver, BidiSender, Client, FaultStream};
 pub use convert::state_of;
-pub use edge::Observer;
+pub use edge::{Ended, Observer};
 pub use errors::{ErrorRow, TABLE, error_info, fault_from_info, fault_from_wire, row, to_wire};
 pub use service::{Reply, Service, refuse};
 

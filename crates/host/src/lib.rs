@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{AgentDef, Clock, FleetView, Peers, PersonalData};
-use tandem_contract::Observer;
+use tandem_contract::{Ended, Observer};
 use tandem_types::{AgentId, Code, Fault, GroupId, Health, reason};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,8 @@ pub struct HostConfig {
     pub metrics: PrometheusHandle,
     /// Changes what is logged.
     pub set_log_filter: SetLogFilter,
+    /// Hears of every call besides the metrics, for example to export spans.
+    pub spans: Option<Arc<dyn Observer>>,
 }
 
 /// What the parts of a group share.
@@ -87,23 +89,28 @@ impl Shared {
     }
 }
 
-/// Counts and times every call that an agent serves.
-struct CallMetrics;
+/// Counts and times every call that an agent serves, and hands its span on.
+struct CallMetrics {
+    spans: Option<Arc<dyn Observer>>,
+}
 
 impl Observer for CallMetrics {
-    fn finished(&self, agent: &AgentId, path: &str, outcome: Result<(), &Fault>, took: Duration) {
-        let rpc = path.trim_start_matches("/tandem.").to_owned();
-        let code = outcome.map_or_else(|fault| fault.code.as_str(), |()| "ok");
-        let labels = [("agent", agent.to_string()), ("rpc", rpc)];
-        metrics::histogram!("tandem_rpc_duration_seconds", &labels).record(took);
-        let [agent_label, rpc_label] = labels;
-        metrics::counter!("tandem_rpc_requests_total", &[agent_label, rpc_label, ("code", code.to_owned())])
-            .increment(1);
-        if let Err(fault) = outcome
+    fn finished(&self, ended: &Ended<'_>) {
+        let rpc = ended.path.trim_start_matches("/tandem.").to_owned();
+        let code = ended.outcome.map_or_else(|fault| fault.code.as_str(), |()| "ok");
+        let labels = [("agent", ended.agent.to_string()), ("rpc", rpc)];
+        metrics::histogram!("tandem_rpc_duration_seconds", &labels).record(ended.took);
+        let [agent, rpc] = labels;
+        metrics::counter!("tandem_rpc_requests_total", &[agent, rpc, ("code", code.to_owned())]).increment(1);
+        if let Err(fault) = ended.outcome
             && fault.code == Code::Internal
         {
             // A bug stops here: the caller gets a code and a trace id, the log gets the rest.
-            tracing::error!(agent = %agent.agent, path, trace_id = fault.trace_id, %fault, "a call failed");
+            let (agent, path) = (&ended.agent.agent, ended.path);
+            tracing::error!(%agent, path, trace_id = fault.trace_id, %fault, "a call failed");
+        }
+        if let Some(spans) = &self.spans {
+            spans.finished(ended);
         }
     }
 }
@@ -151,7 +158,7 @@ impl GroupHost {
                 cancel.clone(),
             ),
             own: own::Own::new(),
-            observer: Arc::new(CallMetrics),
+            observer: Arc::new(CallMetrics { spans: config.spans }),
             metrics: config.metrics,
             set_log_filter: config.set_log_filter,
             data: config.data,

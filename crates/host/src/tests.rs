@@ -98,6 +98,7 @@ fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {
         engines: EnginePrograms { by_kind: [].into(), logs: data.path().into(), run: data.path().into() },
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         set_log_filter: Arc::new(|filter| Err(format!("`{filter}` is refused here"))),
+        spans: None,
     }
 }
 
