@@ -1,1 +1,27 @@
-//! (opened by its first content)
+//! Runs one machine.
+//!
+//! [`Node::start`] takes the data folder, ends what a dead node left behind and starts every group as a process the
+//! moment its needs are ready; [`NodeHandle`] and the socket behind [`Control`] tell how it goes and take orders. What to
+//! do next is decided by plain functions; everything else here is plumbing around them.
+
+mod client;
+mod control;
+mod group;
+mod http;
+mod layout;
+mod lock;
+mod logic;
+mod peers;
+mod run;
+mod spec;
+mod stale;
+mod status;
+
+pub use client::Control;
+pub use http::{Answer, get};
+pub use layout::Layout;
+pub use lock::{DataLock, Holder};
+pub use run::{Node, NodeConfig, NodeHandle};
+pub use spec::{GroupSpec, Launch, Limits, PeerSpec};
+pub use stale::{Orphan, end_orphans, orphans};
+pub use status::{Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};

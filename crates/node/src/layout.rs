@@ -1,0 +1,147 @@
+//! Where things are on disk.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use tandem_types::{Fault, GroupId, reason};
+
+/// Longest path of a Unix socket, without its closing zero (`sun_path` in unix(7)).
+const SOCKET_PATH_MOST: usize = 107;
+
+/// Longest file name of a socket in the run folder.
+const SOCKET_NAME_MOST: usize = 80;
+
+/// The folders of one data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    data: PathBuf,
+    run: PathBuf,
+}
+
+impl Layout {
+    /// The layout under `data`, an absolute path. Sockets go into `data/run`, or below `runtime` (`$XDG_RUNTIME_DIR`)
+    /// where the path would be too long for a socket.
+    ///
+    /// # Errors
+    /// When neither is short enough.
+    pub fn new(data: PathBuf, runtime: Option<&Path>) -> Result<Self, Fault> {
+        let fits = |run: &Path| run.as_os_str().len() + 1 + SOCKET_NAME_MOST <= SOCKET_PATH_MOST;
+        // One runtime folder serves several data folders.
+        let apart =
+            runtime.map(|folder| folder.join(format!("tandem-{:08x}", fnv(data.as_os_str().as_encoded_bytes()))));
+        let run = [Some(data.join("run")), apart].into_iter().flatten().find(|run| fits(run));
+        match run {
+            Some(run) => Ok(Self { data, run }),
+            None => Err(Fault::unavailable(
+                reason::DISK,
+                format!(
+                    "the path {} is too long for the sockets in it (at most {} bytes): choose a shorter one with \
+                     --data, or set XDG_RUNTIME_DIR",
+                    data.display(),
+                    SOCKET_PATH_MOST - SOCKET_NAME_MOST - "/run/".len(),
+                ),
+            )),
+        }
+    }
+
+    /// Makes the folders, open to their owner only.
+    pub fn make(&self) -> Result<(), Fault> {
+        for folder in [&self.data, &self.logs(), &self.run, &self.data.join("run")] {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| {
+                Fault::unavailable(
+                    reason::DISK,
+                    format!(
+                        "cannot make the folder {}: {e}; check who owns its parent, or use --data",
+                        folder.display()
+                    ),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Folder of a group's stores.
+    pub fn stores(&self, group: &GroupId) -> PathBuf {
+        self.data.join(group.node.as_str()).join(group.group.as_str())
+    }
+
+    /// Folder of logs.
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    /// The log of a group.
+    pub fn log(&self, group: &GroupId) -> PathBuf {
+        self.logs().join(format!("{}.log", group.group))
+    }
+
+    /// The log of a node that runs in the background.
+    pub fn node_log(&self) -> PathBuf {
+        self.logs().join("node.log")
+    }
+
+    /// Folder of sockets and of what is known of running processes.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// The node's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("node.sock")
+    }
+
+    /// The lock of the node that has this data directory.
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("run/node.lock")
+    }
+
+    /// The fleet file as the node read it: groups that start later read the same.
+    pub fn fleet(&self) -> PathBuf {
+        self.data.join("run/fleet.toml")
+    }
+
+    /// Readiness socket of a group.
+    pub(crate) fn notify(&self, group: &GroupId) -> PathBuf {
+        self.run.join(format!("{}.notify", group.group))
+    }
+
+    /// What is known of a group's process.
+    pub(crate) fn record(&self, group: &GroupId) -> PathBuf {
+        self.run.join(format!("{}.process", group.group))
+    }
+}
+
+/// FNV-1a, 32 bit (RFC 9923, section 2).
+fn fnv(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_go_where_their_path_fits() {
+        let long = PathBuf::from(format!("/{}", "x".repeat(90)));
+        let plain = Layout::new("/d".into(), None).unwrap();
+        assert_eq!(plain.socket(), Path::new("/d/run/node.sock"));
+        let apart = Layout::new(long.clone(), Some(Path::new("/run/user/0"))).unwrap();
+        assert!(apart.socket().starts_with("/run/user/0"), "{apart:?}");
+        assert!(apart.lock().starts_with(&long), "one data folder has one lock, wherever its sockets are");
+        let other = Layout::new(long.join("y"), Some(Path::new("/run/user/0"))).unwrap();
+        assert_ne!(apart.run(), other.run());
+        let fault = Layout::new(long, None).unwrap_err();
+        assert!(fault.message.contains("--data") && fault.message.contains("22 bytes"), "{fault}");
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!((fnv(b""), fnv(b"a"), fnv(b"foobar")), (0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968));
+    }
+}

@@ -1,0 +1,467 @@
+//! The node itself: turns what happens into inputs of the order, and the order's outputs into deeds.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use tandem_process::usage;
+use tandem_types::{Code, Fault, GroupId, GroupName, NodeName, State, Timestamp, reason};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::control;
+use crate::group::{Keeper, News};
+use crate::layout::Layout;
+use crate::lock::DataLock;
+use crate::logic::{Input, Machine, Member, Output, Phase};
+use crate::peers;
+use crate::spec::GroupSpec;
+use crate::status::{Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};
+
+/// Events that a slow follower may be behind before it is given a fresh picture instead.
+const EVENTS: usize = 256;
+/// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
+const STOP_MARGIN: Duration = Duration::from_secs(20);
+
+/// What a node runs, and how.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// Its name.
+    pub node: NodeName,
+    /// The fleet file as it was named.
+    pub fleet: String,
+    /// Hash of the plan.
+    pub plan_hash: String,
+    /// Where things are.
+    pub layout: Layout,
+    /// Its groups in start order.
+    pub groups: Vec<GroupSpec>,
+    /// How long a group is waited for before those that need it go on.
+    pub start_wait: Duration,
+    /// How long groups of a node that is alive are waited for.
+    pub peer_wait: Duration,
+    /// How long a group has to finish its work.
+    pub drain: Duration,
+}
+
+enum Order {
+    Down,
+    Group(Input, usize),
+}
+
+struct Shared {
+    status: RwLock<NodeStatus>,
+    events: broadcast::Sender<Event>,
+    orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
+    ended: watch::Sender<bool>,
+    began: Instant,
+}
+
+/// Tells how a node is doing and gives it orders. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+}
+
+impl NodeHandle {
+    /// How it is doing now.
+    pub fn status(&self) -> NodeStatus {
+        let mut status = self.shared.status.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let rss = |pid: u32| usage(pid).map(|u| u.resident_bytes);
+        status.rss_bytes = rss(status.pid);
+        for group in &mut status.groups {
+            group.rss_bytes = group.pid.and_then(rss);
+        }
+        status
+    }
+
+    /// The present picture and everything that happens after it. A follower that is more than 256 events behind is told
+    /// so and asks again.
+    pub fn follow(&self) -> (NodeStatus, broadcast::Receiver<Event>) {
+        let events = self.shared.events.subscribe();
+        (self.status(), events)
+    }
+
+    /// Begins to end everything; [`NodeHandle::ended`] says when that is done.
+    pub async fn down(&self) {
+        self.order(Order::Down).await;
+    }
+
+    /// Ends a group and starts it again, or starts it if it does not run.
+    pub async fn restart(&self, group: &GroupName) -> Result<(), Fault> {
+        self.group(group, Input::Restart).await
+    }
+
+    /// Forgets a group's failures and starts it if it does not run.
+    pub async fn clear(&self, group: &GroupName) -> Result<(), Fault> {
+        self.group(group, Input::Clear).await
+    }
+
+    /// Waits until everything has ended.
+    pub async fn ended(&self) {
+        // The sender lives in what this handle holds, so that waiting cannot fail.
+        let (Ok(_) | Err(_)) = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    async fn group(&self, name: &GroupName, input: fn(usize) -> Input) -> Result<(), Fault> {
+        let status = self.status();
+        let Some(place) = status.groups.iter().position(|g| g.group.group == *name) else {
+            let known = status.groups.iter().map(|g| g.group.group.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Fault::not_found(format!("node {} has no group {name}; it has {known}", status.node)));
+        };
+        if status.groups[place].state == GroupState::NotBuilt {
+            let message = format!("there is no code for any agent of {}", status.groups[place].group);
+            return Err(Fault::new(Code::FailedPrecondition, reason::NOT_BUILT, message));
+        }
+        if status.ending {
+            let message = format!("node {} is ending", status.node);
+            return Err(Fault::new(Code::FailedPrecondition, reason::DRAINING, message));
+        }
+        self.order(Order::Group(input(place), place)).await;
+        Ok(())
+    }
+
+    async fn order(&self, order: Order) {
+        let (done, taken) = oneshot::channel();
+        if self.shared.orders.send((order, done)).await.is_ok() {
+            // A node that ended meanwhile has nothing left to do for the order.
+            let (Ok(()) | Err(_)) = taken.await;
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    handle: NodeHandle,
+    driver: tokio::task::JoinHandle<()>,
+    control: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    /// Opens the control socket and starts the groups. `lock` is the right to the data directory; groups that a dead node
+    /// left behind have been ended by [`crate::end_orphans`] before.
+    pub async fn start(config: NodeConfig, lock: DataLock) -> Result<Self, Fault> {
+        let (orders, inbox) = mpsc::channel(16);
+        let since = SystemTime::now().into();
+        let status = NodeStatus {
+            node: config.node.clone(),
+            fleet: config.fleet.clone(),
+            plan_hash: config.plan_hash.clone(),
+            pid: std::process::id(),
+            rss_bytes: None,
+            since,
+            settled: false,
+            ending: false,
+            groups: config.groups.iter().map(|spec| first_status(spec, since)).collect(),
+        };
+        let shared = Arc::new(Shared {
+            status: RwLock::new(status),
+            events: broadcast::Sender::new(EVENTS),
+            orders,
+            ended: watch::Sender::new(false),
+            began: Instant::now(),
+        });
+        let handle = NodeHandle { shared: shared.clone() };
+        let socket = config.layout.socket();
+        let control = control::serve(&socket, handle.clone()).await?;
+        let driver = Driver::new(config, shared, lock, since);
+        Ok(Self { handle, driver: tokio::spawn(driver.run(inbox)), control })
+    }
+
+    /// For orders and questions.
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until everything has ended, which takes an order to do so.
+    pub async fn wait(self) -> Result<(), Fault> {
+        let ended = self.driver.await;
+        // Whoever followed the end through the socket has a moment to read the last event.
+        let end = Instant::now() + Duration::from_millis(500);
+        while self.handle.shared.events.receiver_count() > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.control.abort();
+        ended.map_err(|e| Fault::internal(format!("the node broke: {e}")))
+    }
+}
+
+fn first_status(spec: &GroupSpec, since: Timestamp) -> GroupStatus {
+    GroupStatus {
+        group: spec.id.clone(),
+        state: if spec.built { GroupState::Waiting } else { GroupState::NotBuilt },
+        reason: String::new(),
+        since,
+        pid: None,
+        rss_bytes: None,
+        restarts: 0,
+        ready_ms: None,
+        port: spec.contract.port(),
+        scrape_port: spec.scrape.port(),
+        limits: spec.limits.clone(),
+        last_exit: None,
+    }
+}
+
+/// What the driver keeps of a group besides its place in the order.
+#[derive(Default)]
+struct Keeping {
+    stop: CancellationToken,
+    pid: Option<u32>,
+    started: Option<Instant>,
+    ready_ms: Option<u64>,
+    health: Option<(State, String)>,
+    last_exit: Option<ExitStatus>,
+    ended: Option<Instant>,
+}
+
+struct Driver {
+    config: NodeConfig,
+    shared: Arc<Shared>,
+    lock: DataLock,
+    since: Timestamp,
+    machine: Machine,
+    groups: Vec<Keeping>,
+    news: mpsc::Sender<(usize, News)>,
+    inbox: mpsc::Receiver<(usize, News)>,
+    settled: mpsc::Sender<usize>,
+    settlings: mpsc::Receiver<usize>,
+    tasks: JoinSet<()>,
+}
+
+impl Driver {
+    fn new(config: NodeConfig, shared: Arc<Shared>, lock: DataLock, since: Timestamp) -> Self {
+        let place = |name: &GroupName| config.groups.iter().position(|g| g.id.group == *name);
+        let members = config.groups.iter().map(|group| Member {
+            needs: group.needs.iter().filter_map(place).collect(),
+            waits_for: group.waits_for.iter().filter_map(place).collect(),
+            has_peers: !group.after.is_empty(),
+            built: group.built,
+        });
+        let machine = Machine::new(members.collect(), config.start_wait);
+        let (news, inbox) = mpsc::channel(64);
+        let (settled, settlings) = mpsc::channel(64);
+        let groups = config.groups.iter().map(|_| Keeping::default()).collect();
+        let tasks = JoinSet::new();
+        Self { config, shared, lock, since, machine, groups, news, inbox, settled, settlings, tasks }
+    }
+
+    async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
+        let mut input = Some(Input::Tick);
+        loop {
+            let outputs = input.map(|input| self.machine.step(self.shared.began.elapsed(), input)).unwrap_or_default();
+            let ended = outputs.contains(&Output::Ended);
+            outputs.into_iter().for_each(|output| self.perform(output));
+            self.tell();
+            if ended {
+                break;
+            }
+            let wake = self.machine.wake().map(|at| self.shared.began + at);
+            input = tokio::select! {
+                Some((place, news)) = self.inbox.recv() => self.heard(place, news),
+                Some(place) = self.settlings.recv() => Some(Input::PeersSettled(place)),
+                Some((order, done)) = orders.recv() => {
+                    // The order is taken; whoever gave it may have left.
+                    let (Ok(()) | Err(())) = done.send(());
+                    Some(match order {
+                        Order::Down => Input::Down,
+                        Order::Group(input, place) => {
+                            tracing::info!(group = %self.config.groups[place].id, "told to start anew");
+                            input
+                        }
+                    })
+                }
+                () = until(wake) => Some(Input::Tick),
+            };
+        }
+        self.tasks.shutdown().await;
+        self.lock.clear();
+        self.shared.ended.send_replace(true);
+        self.emit(Happening::Ended);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.since + self.shared.began.elapsed()
+    }
+
+    fn emit(&self, what: Happening) {
+        let at_ms = u64::try_from(self.shared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Nobody need be following.
+        let (Ok(_) | Err(_)) = self.shared.events.send(Event { at_ms, what });
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Start(i) => self.start(i),
+            Output::Stop(i) => self.groups[i].stop.cancel(),
+            Output::AwaitPeers(i) => {
+                let (peers, most) = (self.config.groups[i].after.clone(), self.config.peer_wait);
+                let settled = self.settled.clone();
+                self.tasks.spawn(async move {
+                    peers::settled(&peers, most).await;
+                    // The driver may have ended meanwhile.
+                    let (Ok(()) | Err(_)) = settled.send(i).await;
+                });
+            }
+            Output::Late(i) => {
+                let (group, waited_s) = (self.config.groups[i].id.clone(), self.config.start_wait.as_secs());
+                tracing::warn!(%group, waited_s, "not ready in time: the start goes on without it");
+                self.emit(Happening::Late { group, waited_s });
+            }
+            Output::Ended => {}
+        }
+    }
+
+    fn start(&mut self, i: usize) {
+        let last_exit = self.groups[i].last_exit.take();
+        self.groups[i] = Keeping { started: Some(Instant::now()), last_exit, ..Keeping::default() };
+        let keeper = Keeper {
+            place: i,
+            spec: self.config.groups[i].clone(),
+            layout: self.config.layout.clone(),
+            grace: self.config.drain + STOP_MARGIN,
+            stop: self.groups[i].stop.clone(),
+            news: self.news.clone(),
+        };
+        self.tasks.spawn(keeper.keep());
+    }
+
+    fn heard(&mut self, i: usize, news: News) -> Option<Input> {
+        let id = &self.config.groups[i].id;
+        let group = &mut self.groups[i];
+        match news {
+            News::Spawned(pid) => {
+                group.pid = Some(pid);
+                None
+            }
+            News::Ready => {
+                group.ready_ms = group.started.and_then(|at| u64::try_from(at.elapsed().as_millis()).ok());
+                tracing::info!(group = %id, ready_ms = group.ready_ms, "ready");
+                Some(Input::Ready(i))
+            }
+            News::Health(state, cause) => {
+                if group.health.as_ref().map(|h| h.0) != Some(state) {
+                    tracing::info!(group = %id, %state, cause, "health");
+                }
+                group.health = Some((state, cause));
+                None
+            }
+            News::Exited(exit, words) => {
+                group.pid = None;
+                group.health = None;
+                group.ended = Some(Instant::now());
+                let ordered = self.machine.phase(i) == Phase::Stopping;
+                let at = self.now();
+                let exit = match exit {
+                    Some(exit) => ExitStatus::new(exit, at),
+                    None => ExitStatus { how: "could not be started".into(), at, evidence: vec![words.clone()] },
+                };
+                if ordered {
+                    tracing::info!(group = %id, how = exit.how, "ended");
+                } else {
+                    let evidence = exit.evidence.join(" | ");
+                    tracing::warn!(group = %id, how = exit.how, words, evidence, "ended by itself");
+                    let how = if words.is_empty() || exit.evidence.contains(&words) {
+                        exit.how
+                    } else {
+                        format!("{} {words}", exit.how)
+                    };
+                    self.groups[i].last_exit = Some(ExitStatus { how, ..exit });
+                }
+                Some(Input::Exited(i))
+            }
+        }
+    }
+
+    /// Brings the status up to date and tells followers what has changed.
+    fn tell(&self) {
+        let now = self.now();
+        let mut happenings = Vec::new();
+        {
+            let mut status = self.shared.status.write().unwrap_or_else(PoisonError::into_inner);
+            status.ending = self.machine.is_down();
+            for i in 0..self.groups.len() {
+                let (state, reason) = self.describe(i);
+                let old = &mut status.groups[i];
+                let group = &self.groups[i];
+                let new = GroupStatus {
+                    state,
+                    reason,
+                    since: if state == old.state { old.since } else { now },
+                    pid: group.pid,
+                    restarts: self.machine.restarts(i),
+                    ready_ms: group.ready_ms,
+                    last_exit: group.last_exit.clone(),
+                    ..old.clone()
+                };
+                if new != *old {
+                    *old = new.clone();
+                    happenings.push(Happening::Group(Box::new(new)));
+                }
+            }
+            if !status.settled && !status.ending && self.machine.is_settled() {
+                status.settled = true;
+                let ready = |g: &&GroupStatus| {
+                    matches!(g.state, GroupState::Ready | GroupState::Degraded | GroupState::NotBuilt)
+                };
+                let missing: Vec<GroupId> =
+                    status.groups.iter().filter(|g| !ready(g)).map(|g| g.group.clone()).collect();
+                happenings.push(Happening::Settled { missing });
+            }
+        }
+        happenings.into_iter().for_each(|what| self.emit(what));
+    }
+
+    /// A group's state and the reason for it, in words.
+    fn describe(&self, i: usize) -> (GroupState, String) {
+        let names = |places: Vec<usize>| {
+            places.into_iter().map(|p| self.config.groups[p].id.group.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        let ended = || self.groups[i].last_exit.as_ref().map(|e| e.how.clone()).unwrap_or_default();
+        let name = &self.config.groups[i].id.group;
+        match self.machine.phase(i) {
+            Phase::NotBuilt => (GroupState::NotBuilt, "there is no code for any of its agents".into()),
+            Phase::Waiting => (GroupState::Waiting, format!("for {}", names(self.machine.missing(i)))),
+            Phase::WaitingForPeers => {
+                let peers: Vec<String> = self.config.groups[i].after.iter().map(|p| p.group.to_string()).collect();
+                (GroupState::Waiting, format!("for {}", peers.join(", ")))
+            }
+            Phase::Starting if self.machine.is_late(i) => {
+                (GroupState::Starting, format!("not ready within {} s", self.config.start_wait.as_secs()))
+            }
+            Phase::Starting => (GroupState::Starting, String::new()),
+            Phase::Ready => {
+                let (state, cause) = self.groups[i].health.clone().unwrap_or((State::Ready, String::new()));
+                let without = names(self.machine.without(i));
+                let without = if without.is_empty() { without } else { format!("started without {without}") };
+                let reason = [cause, without].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; ");
+                (state.into(), reason)
+            }
+            Phase::BackingOff(until) => {
+                let since = self.groups[i].ended.map(|at| at.duration_since(self.shared.began)).unwrap_or_default();
+                let wait = until.saturating_sub(since).as_secs_f32().round();
+                (GroupState::BackingOff, format!("{}; starts again {wait} s after that", ended()))
+            }
+            Phase::CrashLoop => (
+                GroupState::CrashLoop,
+                format!("{}, too often; `tandem logs {name}` shows why, `tandem restart {name}` tries again", ended()),
+            ),
+            Phase::Stopping => (GroupState::Stopping, "finishing what there is".into()),
+            Phase::Stopped => (GroupState::Stopped, String::new()),
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Removes the control socket of a node that has ended.
+pub(crate) fn remove_socket(path: &Path) {
+    // It may never have been made, or be gone with its folder.
+    let (Ok(()) | Err(_)) = std::fs::remove_file(path);
+}

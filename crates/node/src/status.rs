@@ -1,0 +1,183 @@
+//! What the node tells about itself.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tandem_process::Exit;
+use tandem_types::{GroupId, NodeName, State, Timestamp};
+
+use crate::spec::Limits;
+
+/// How a group is doing, as its node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupState {
+    /// There is no code for any of its agents; it is never started.
+    NotBuilt,
+    /// Waits for its needs.
+    Waiting,
+    /// Its process runs and has not said that it is ready.
+    Starting,
+    /// Serves everything it offers.
+    Ready,
+    /// Serves, but poorer than it could.
+    Degraded,
+    /// Runs and cannot serve its main purpose.
+    Unavailable,
+    /// A required agent has failed.
+    Failed,
+    /// Its process ended by itself and will be started again.
+    BackingOff,
+    /// Its process ended by itself too often; a person decides.
+    CrashLoop,
+    /// Finishes what it has.
+    Stopping,
+    /// Ended on purpose.
+    Stopped,
+}
+
+impl GroupState {
+    /// The state in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotBuilt => "not built",
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+            Self::BackingOff => "backing off",
+            Self::CrashLoop => "crash loop",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether its process runs.
+    pub fn runs(self) -> bool {
+        !matches!(self, Self::NotBuilt | Self::Waiting | Self::BackingOff | Self::CrashLoop | Self::Stopped)
+    }
+}
+
+impl fmt::Display for GroupState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a group's own `/health` says becomes what the node says of a group that runs.
+impl From<State> for GroupState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Starting => Self::Starting,
+            State::Ready => Self::Ready,
+            State::Degraded => Self::Degraded,
+            State::Unavailable | State::Unknown => Self::Unavailable,
+            State::Failed => Self::Failed,
+            State::Draining => Self::Stopping,
+            State::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// In words, such as `killed by SIGKILL`.
+    pub how: String,
+    /// When.
+    pub at: Timestamp,
+    /// Its last log lines, oldest first.
+    pub evidence: Vec<String>,
+}
+
+impl ExitStatus {
+    pub(crate) fn new(exit: Exit, at: Timestamp) -> Self {
+        Self { how: exit.to_string(), at, evidence: exit.evidence }
+    }
+}
+
+/// A group as its node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its identity.
+    pub group: GroupId,
+    /// How it is doing.
+    pub state: GroupState,
+    /// Why, in words; empty for `ready`.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Its process, while one runs.
+    pub pid: Option<u32>,
+    /// Resident memory of that process.
+    pub rss_bytes: Option<u64>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Milliseconds from its last start until it was ready.
+    pub ready_ms: Option<u64>,
+    /// Port for contracts and health.
+    pub port: u16,
+    /// Port for scrapers.
+    pub scrape_port: u16,
+    /// What it may use, and whether anything holds it to that.
+    pub limits: Limits,
+    /// How its process last ended by itself.
+    pub last_exit: Option<ExitStatus>,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// The fleet file as it was named.
+    pub fleet: String,
+    /// Hash of the plan it runs.
+    pub plan_hash: String,
+    /// Its process.
+    pub pid: u32,
+    /// Resident memory of that process.
+    pub rss_bytes: Option<u64>,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether everything has been started or is known not to start.
+    pub settled: bool,
+    /// Whether it is ending.
+    pub ending: bool,
+    /// Its groups in start order.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// Something that happened on a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since the node began.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Happening {
+    /// A group has changed.
+    Group(Box<GroupStatus>),
+    /// A group was not ready in time; whoever needs it goes on.
+    Late {
+        /// Which.
+        group: GroupId,
+        /// How long it was waited for.
+        waited_s: u64,
+    },
+    /// The start is over.
+    Settled {
+        /// Groups that are not ready although there is code for them.
+        missing: Vec<GroupId>,
+    },
+    /// Everything has ended.
+    Ended,
+}
