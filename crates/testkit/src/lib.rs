@@ -1,7 +1,10 @@
 //! Rigs for tests: one agent with fake peers under a clock that moves when told.
 
 mod clock;
+mod fleet;
+pub mod http;
 mod rig;
 
 pub use clock::FakeClock;
+pub use fleet::{Find, Fleet, FleetBuilder};
 pub use rig::{Rig, Running};
