@@ -1,0 +1,99 @@
+//! Spans to an OpenTelemetry collector, when `OTEL_EXPORTER_OTLP_ENDPOINT` names one.
+//!
+//! Every served call has a span (`contract::Ended`); this turns them into OTLP over HTTP. The queue is bounded: when the
+//! collector is slow spans are dropped and counted, never a turn delayed.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
+use tandem_contract::{Ended, Observer};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+const QUEUE: usize = 2048;
+const BATCH: usize = 256;
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
+struct Spans {
+    queue: mpsc::Sender<SpanData>,
+}
+
+impl Observer for Spans {
+    fn finished(&self, ended: &Ended<'_>) {
+        let Some(span) = ended.span.filter(|span| span.sampled) else { return };
+        if self.queue.try_send(data(ended, span)).is_err() {
+            metrics::counter!("tandem_spans_dropped_total").increment(1);
+        }
+    }
+}
+
+fn data(ended: &Ended<'_>, span: tandem_contract::TraceParent) -> SpanData {
+    let trace = TraceId::from_bytes(span.trace.0);
+    let flags = TraceFlags::SAMPLED;
+    SpanData {
+        span_context: SpanContext::new(trace, SpanId::from_bytes(span.span), flags, false, TraceState::default()),
+        parent_span_id: ended.parent.map_or(SpanId::INVALID, SpanId::from_bytes),
+        parent_span_is_remote: true,
+        span_kind: SpanKind::Server,
+        name: Cow::Owned(ended.path.trim_start_matches('/').to_owned()),
+        start_time: ended.began,
+        end_time: ended.began + ended.took,
+        attributes: vec![
+            KeyValue::new("rpc.system", "connect_rpc"),
+            KeyValue::new("tandem.agent", ended.agent.to_string()),
+            KeyValue::new("rpc.code", ended.outcome.map_or_else(|f| f.code.as_str(), |()| "ok")),
+        ],
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: match ended.outcome {
+            Ok(()) => Status::Unset,
+            // The code and reason, never the message: a message may quote what a person asked for.
+            Err(fault) => Status::error(format!("{}: {}", fault.code, fault.reason)),
+        },
+        instrumentation_scope: InstrumentationScope::builder("tandem").with_version(env!("CARGO_PKG_VERSION")).build(),
+    }
+}
+
+/// Exports spans of `service` (node/group) for as long as the process lives; none when no collector is named.
+///
+/// # Errors
+/// The endpoint cannot be used; says why.
+pub(crate) fn spans(service: &str) -> Result<Option<Arc<dyn Observer>>, String> {
+    let Some(endpoint) = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|e| !e.is_empty()) else {
+        return Ok(None);
+    };
+    let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+    let timeout = Duration::from_secs(5);
+    let mut exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(HyperClient::with_default_connector(timeout, None))
+        .with_endpoint(traces)
+        .with_timeout(timeout)
+        .build()
+        .map_err(|e| format!("OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}: {e}"))?;
+    exporter.set_resource(&Resource::builder().with_service_name(service.to_owned()).build());
+    let (queue, mut spans) = mpsc::channel::<SpanData>(QUEUE);
+    tokio::spawn(async move {
+        let mut told = false;
+        let mut batch = Vec::with_capacity(BATCH);
+        while spans.recv_many(&mut batch, BATCH).await > 0 {
+            let sent = exporter.export(std::mem::take(&mut batch)).await;
+            if let (Err(error), false) = (&sent, told) {
+                warn!(%error, "spans cannot be exported; they are dropped until the collector answers");
+            }
+            told = sent.is_err();
+            tokio::time::sleep(FLUSH_EVERY).await;
+        }
+    });
+    Ok(Some(Arc::new(Spans { queue })))
+}
