@@ -4,6 +4,7 @@ pub mod control;
 mod fields;
 pub mod language;
 pub mod memory;
+pub mod observability;
 mod opening;
 #[cfg(test)]
 mod testing;
@@ -12,8 +13,12 @@ mod tickets;
 use tandem_agent::AgentDef;
 
 /// Every agent this build has code for, in the order of the specification.
-pub const ALL: &[&AgentDef] =
-    &[&control::service_registry::DEF, &memory::session_memory::DEF, &language::chitchat::DEF];
+pub const ALL: &[&AgentDef] = &[
+    &control::service_registry::DEF,
+    &observability::observability_hub::DEF,
+    &memory::session_memory::DEF,
+    &language::chitchat::DEF,
+];
 
 /// The agent of this name.
 pub fn find(name: &str) -> Option<&'static AgentDef> {

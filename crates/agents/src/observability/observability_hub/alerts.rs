@@ -1,0 +1,139 @@
+//! Alerts: when a person should know, and that somebody has seen it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use metrics::gauge;
+use serde_json::json;
+use tandem_contract::Call;
+use tandem_contract::pb::tandem::telemetry::v1 as pb;
+use tandem_store::alerts::{AlertStore as _, NewAlert};
+use tandem_store::errors::Severity;
+use tandem_store::paging::{MAX_SIZE, Page};
+use tandem_types::{Fault, State, UserId};
+
+use super::logic::floods::Flood;
+use super::logic::picture::Turn;
+use super::{ALERT_RAISED, Hub, lock, wire};
+use crate::fields::Fields;
+
+impl Hub {
+    /// Raises an alert or adds to the open one; only a fresh one is published.
+    pub(super) async fn raise(
+        &self,
+        kind: &str,
+        subject: &str,
+        severity: Severity,
+        message: String,
+        evidence: serde_json::Value,
+        count: u64,
+    ) {
+        let occasion = NewAlert {
+            kind: kind.to_owned(),
+            subject: subject.to_owned(),
+            severity,
+            message,
+            evidence: evidence.to_string(),
+            count,
+        };
+        let raised = match self.store.alerts.raise(occasion, self.now()).await {
+            Ok((alert, true)) => {
+                tracing::warn!(kind, subject, severity = %severity, "{}", alert.what.message);
+                let payload = json!({ "alert_id": alert.id, "kind": kind, "subject": subject, "severity": severity });
+                self.ctx.publisher().publish(ALERT_RAISED, subject, payload).await
+            }
+            Ok((_, false)) => Ok(()),
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = raised {
+            tracing::error!(kind, subject, %fault, "an alert could not be kept or published");
+        }
+    }
+
+    /// The cause of an alert is gone.
+    pub(super) async fn clear(&self, kind: &str, subject: &str) {
+        if let Err(fault) = self.store.alerts.clear(kind, subject, self.now()).await {
+            tracing::error!(kind, subject, %fault, "an alert could not be cleared");
+        }
+    }
+
+    /// A group or agent of the own node that failed, or that serves again.
+    pub(super) async fn alert_of_turn(&self, turn: &Turn) {
+        let group = turn.subject.matches('/').count() == 1;
+        let kind = if group { "group_failed" } else { "agent_failed" };
+        match turn.to.state {
+            // One alert for the group says enough.
+            State::Failed if turn.with_group => {}
+            State::Failed => {
+                let severity = match (group, turn.required) {
+                    (true, _) => Severity::Critical,
+                    (false, true) => Severity::Error,
+                    (false, false) => Severity::Warning,
+                };
+                let message = format!("{} failed: {}", turn.subject, turn.to.cause);
+                let evidence = json!({ "from": turn.from, "since_us": turn.to.since });
+                self.raise(kind, &turn.subject, severity, message, evidence, 1).await;
+            }
+            State::Ready | State::Degraded | State::Unavailable | State::Stopped => {
+                self.clear(kind, &turn.subject).await;
+            }
+            State::Starting | State::Draining | State::Unknown => {}
+        }
+    }
+
+    pub(super) async fn alert_of_flood(&self, flood: &Flood) {
+        let message = format!("{} reports a flood of errors: {}", flood.agent, flood.rule);
+        let subject = flood_subject(&flood.agent.to_string(), flood.rule);
+        let evidence = json!({ "agent": flood.agent, "rule": flood.rule });
+        self.raise("error_flood", &subject, Severity::Critical, message, evidence, flood.count).await;
+    }
+
+    /// Closes floods that are over, and counts what is open.
+    pub(super) async fn calm(self: Arc<Self>) -> Result<(), Fault> {
+        let over = lock(&self.floods).calm(self.now());
+        for (agent, rule) in over {
+            self.clear("error_flood", &flood_subject(&agent.to_string(), rule)).await;
+        }
+        let page = Page { size: MAX_SIZE, token: String::new() };
+        let open = self.store.alerts.alerts(true, page).await?.items;
+        let mut by_severity: BTreeMap<Severity, u32> =
+            [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical].map(|s| (s, 0)).into();
+        open.iter().for_each(|alert| *by_severity.entry(alert.what.severity).or_default() += 1);
+        for (severity, count) in by_severity {
+            gauge!("tandem_alerts", "severity" => severity.as_str()).set(count);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn list_alerts(
+        self: Arc<Self>,
+        _: Call,
+        request: pb::ListAlertsRequest,
+    ) -> Result<pb::ListAlertsResponse, Fault> {
+        let page = Page { size: request.page_size, token: request.page_token };
+        let found = self.store.alerts.alerts(request.only_open, page).await?;
+        Ok(pb::ListAlertsResponse {
+            alerts: found.items.into_iter().map(wire::alert).collect(),
+            next_page_token: found.next,
+            ..Default::default()
+        })
+    }
+
+    pub(super) async fn ack_alert(
+        self: Arc<Self>,
+        _: Call,
+        request: pb::AckAlertRequest,
+    ) -> Result<pb::AckAlertResponse, Fault> {
+        let mut fields = Fields::default();
+        fields.require(!request.alert_id.is_empty(), "alert_id", "is missing");
+        let user = fields.parse::<UserId>("user_id", &request.user_id);
+        let user = fields.all(user)?;
+        self.store.alerts.ack(&request.alert_id, &user, self.now()).await?;
+        Ok(pb::AckAlertResponse::default())
+    }
+}
+
+/// One open alert per agent and rule.
+fn flood_subject(agent: &str, rule: &str) -> String {
+    format!("{agent}: {rule}")
+}

@@ -1,0 +1,87 @@
+//! What the hub answers about health and measurements.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream;
+use tandem_contract::pb::tandem::telemetry::v1 as pb;
+use tandem_contract::{Call, Reply};
+use tandem_store::series::{Query, SeriesStore as _};
+use tandem_types::{Code, Fault, Timestamp, reason};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::logic::picture::roll_up;
+use super::{Hub, wire};
+use crate::fields::Fields;
+
+/// The label under which a series' group is asked for and shown.
+pub(super) const GROUP_LABEL: &str = "group";
+
+impl Hub {
+    pub(super) async fn get_fleet_health(
+        self: Arc<Self>,
+        _: Call,
+        _: pb::GetFleetHealthRequest,
+    ) -> Result<pb::GetFleetHealthResponse, Fault> {
+        let now = self.now();
+        let views = self.picture().views();
+        let node = |(name, groups): (_, Vec<_>)| wire::node(&name, &roll_up(&groups, now), &groups, now);
+        Ok(pb::GetFleetHealthResponse { nodes: views.into_iter().map(node).collect(), ..Default::default() })
+    }
+
+    /// Sends every group as it is, then each change.
+    pub(super) async fn watch_health(
+        self: Arc<Self>,
+        _: Call,
+        _: pb::WatchHealthRequest,
+    ) -> Result<Reply<pb::WatchHealthResponse>, Fault> {
+        // Subscribed before the picture is taken: a change between the two comes twice rather than never.
+        let live = self.changes.subscribe();
+        let now = self.now();
+        let views = self.picture().views();
+        let first: VecDeque<_> = views.into_values().flatten().map(|group| wire::change(&group, now)).collect();
+        Ok(Box::pin(stream::unfold(Some((first, live)), follow)))
+    }
+
+    pub(super) async fn query_series(
+        self: Arc<Self>,
+        _: Call,
+        request: pb::QuerySeriesRequest,
+    ) -> Result<pb::QuerySeriesResponse, Fault> {
+        let to = if request.to_us == 0 { self.now() + Duration::from_micros(1) } else { Timestamp(request.to_us) };
+        let mut fields = Fields::default();
+        fields.require(!request.name.is_empty(), "name", "is missing");
+        fields.require(request.from_us < to.micros(), "from_us", "is not before to_us");
+        fields.all(Some(()))?;
+        let mut labels: std::collections::BTreeMap<String, String> = request.labels.into_iter().collect();
+        let query = Query {
+            name: request.name,
+            owner: labels.remove(GROUP_LABEL),
+            labels,
+            from: Timestamp(request.from_us),
+            to,
+            step: Duration::from_millis(request.step_ms.into()),
+        };
+        let series = self.store.series.query(query).await?.into_iter().map(wire::series).collect();
+        Ok(pb::QuerySeriesResponse { series, ..Default::default() })
+    }
+}
+
+type Following = (VecDeque<pb::WatchHealthResponse>, broadcast::Receiver<pb::WatchHealthResponse>);
+
+async fn follow(state: Option<Following>) -> Option<(Result<pb::WatchHealthResponse, Fault>, Option<Following>)> {
+    let (mut first, mut live) = state?;
+    if let Some(group) = first.pop_front() {
+        return Some((Ok(group), Some((first, live))));
+    }
+    match live.recv().await {
+        Ok(change) => Some((Ok(change), Some((first, live)))),
+        Err(RecvError::Closed) => None,
+        Err(RecvError::Lagged(missed)) => {
+            let message = format!("this watcher did not read {missed} changes in time; watch again to get the picture");
+            Some((Err(Fault::new(Code::ResourceExhausted, reason::BEHIND, message)), None))
+        }
+    }
+}

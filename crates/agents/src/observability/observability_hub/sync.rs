@@ -1,0 +1,215 @@
+//! The exchange with the hubs of other nodes: each is the authority on its own node.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use metrics::{counter, gauge};
+use serde_json::json;
+use tandem_agent::Ctx;
+use tandem_contract::pb::tandem::telemetry::v1 as pb;
+use tandem_contract::rpc::telemetry;
+use tandem_contract::{Call, Client};
+use tandem_store::errors::Severity;
+use tandem_store::paging::Page;
+use tandem_store::series::{Happening, HappeningFilter, SeriesStore as _};
+use tandem_types::{AgentName, Fault, GroupId, NodeName, Timestamp};
+
+use super::logic::picture::{CLOCKS_EQUAL, Group};
+use super::{DEF, Hub, Settings, lock, ms, wire};
+use crate::fields::Fields;
+
+/// The hub of another node.
+pub(super) struct PeerHub {
+    node: NodeName,
+    at: Client,
+    hub: AgentName,
+    state: Mutex<Contact>,
+}
+
+#[derive(Default)]
+struct Contact {
+    /// When it last answered or called.
+    heard: Option<Timestamp>,
+    compared: Option<Timestamp>,
+}
+
+/// Kind under which what other hubs said is kept over a restart.
+const ENTRY: &str = "peer.entry";
+/// How long another hub may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The hubs of the other nodes in the plan.
+pub(super) fn peers(ctx: &Ctx, settings: &Settings) -> Result<Vec<PeerHub>, Fault> {
+    let mut found = Vec::new();
+    for (group, agent) in ctx.fleet().agents() {
+        if agent.name.as_str() != DEF.name || !agent.built || group.id.node == ctx.id().node {
+            continue;
+        }
+        let elsewhere = group.id.node.as_str() == "mainpc" && !settings.mainpc_hub_endpoint.is_empty();
+        let at = match elsewhere {
+            true => ctx.peers().at(&settings.mainpc_hub_endpoint)?,
+            false => ctx.peers().group(&group.id)?,
+        };
+        let (node, hub) = (group.id.node.clone(), agent.name.clone());
+        found.push(PeerHub { node, at, hub, state: Mutex::default() });
+    }
+    Ok(found)
+}
+
+impl Hub {
+    /// Takes up what other hubs said in an earlier life of this one; it counts as stale until they say it again.
+    pub(super) async fn remember(&self) -> Result<(), Fault> {
+        let others = self.ctx.fleet().groups.iter().map(|group| &group.id).filter(|id| id.node != self.me);
+        for id in others {
+            let filter =
+                HappeningFilter { kind: Some(ENTRY.into()), subject: Some(id.to_string()), from: Timestamp(0) };
+            let page = Page { size: 1, token: String::new() };
+            let last = self.store.series.happenings(filter, page).await?.items.into_iter().next();
+            // An entry of an older form is as good as none: its hub will say it again.
+            if let Some(group) = last.and_then(|happening| serde_json::from_str::<Group>(&happening.detail).ok()) {
+                self.picture().remember(group);
+            }
+        }
+        let others = self.ctx.fleet().nodes.iter().filter(|node| node.name != self.me).count();
+        if others > self.peers.len() {
+            self.trouble("peer", Some("no peer configured: another node of the fleet has no hub".into()));
+        }
+        Ok(())
+    }
+
+    /// One exchange with every other hub.
+    pub(super) async fn sync(self: Arc<Self>) -> Result<(), Fault> {
+        let outcomes = join_all(self.peers.iter().map(|peer| self.sync_with(peer))).await;
+        let silent = self.picture().silence(self.now());
+        self.tell(silent).await;
+        for peer in &self.peers {
+            self.show_silence(peer).await;
+        }
+        outcomes.into_iter().collect()
+    }
+
+    /// Away is no failure of this hub: it is counted and shown. What comes back is a failure to keep what was said.
+    async fn sync_with(&self, peer: &PeerHub) -> Result<(), Fault> {
+        let call = || self.ctx.call().to(peer.hub.clone()).within(PATIENCE, Instant::now());
+        let versions = self.picture().versions(&peer.node);
+        let request = pb::SyncDeltaRequest {
+            node: self.me.to_string(),
+            versions: versions.into_iter().map(|(id, version)| (id.to_string(), version)).collect(),
+            ..Default::default()
+        };
+        let delta = match peer.at.unary(telemetry::SYNC_DELTA, request, &call()).await {
+            Ok(delta) => delta,
+            Err(fault) => {
+                counter!("tandem_sync_failures_total").increment(1);
+                tracing::debug!(node = %peer.node, %fault, "the hub of another node did not answer");
+                return Ok(());
+            }
+        };
+        let now = self.now();
+        lock(&peer.state).heard = Some(now);
+        let groups: Vec<Group> = delta.groups.iter().filter_map(|g| wire::read_group(&peer.node, g, now)).collect();
+        let kept = self.keep(&groups, now).await;
+        let news = self.picture().merge(&peer.node, groups, now);
+        self.tell(news).await;
+        let due = lock(&peer.state).compared.is_none_or(|at| now.since(at) >= ms(self.settings.digest_ms));
+        if due {
+            self.compare(peer, call()).await;
+        }
+        kept
+    }
+
+    async fn compare(&self, peer: &PeerHub, call: Call) {
+        let began = self.now();
+        let Ok(theirs) = peer.at.unary(telemetry::SYNC_DIGEST, Default::default(), &call).await else { return };
+        let ended = self.now();
+        lock(&peer.state).compared = Some(ended);
+        let digests: BTreeMap<GroupId, String> =
+            theirs.digests.into_iter().filter_map(|(id, digest)| Some((id.parse().ok()?, digest))).collect();
+        let differing = self.picture().compare(&peer.node, &digests);
+        if differing > 0 {
+            tracing::info!(node = %peer.node, groups = differing, "pictures differ; asking for all of it again");
+        }
+        if theirs.now_us > 0 {
+            let middle = began.micros() + (ended.micros() - began.micros()) / 2;
+            self.clocks(&peer.node, theirs.now_us - middle).await;
+        }
+    }
+
+    async fn clocks(&self, node: &NodeName, ahead: i64) {
+        self.picture().clock_ahead(node, ahead);
+        if u128::from(ahead.unsigned_abs()) <= CLOCKS_EQUAL.as_micros() {
+            return self.clear("clocks_apart", node.as_str()).await;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "for people, to a tenth of a second")]
+        let seconds = ahead as f64 / 1e6;
+        let message = format!(
+            "the clock of {node} is {seconds:+.1} s from that of {}; set both by a time server. Times are shown corrected",
+            self.me
+        );
+        self.raise("clocks_apart", node.as_str(), Severity::Warning, message, json!({ "ahead_us": ahead }), 1).await;
+    }
+
+    async fn keep(&self, groups: &[Group], now: Timestamp) -> Result<(), Fault> {
+        let happening = |group: &Group| {
+            let detail = serde_json::to_string(group)
+                .map_err(|e| Fault::internal(format!("what is known of {} cannot be written: {e}", group.id)))?;
+            Ok(Happening { kind: ENTRY.into(), subject: group.id.to_string(), detail, at: now })
+        };
+        let entries = groups.iter().map(happening).collect::<Result<Vec<_>, Fault>>()?;
+        if entries.is_empty() { Ok(()) } else { self.store.series.note(entries).await }
+    }
+
+    async fn show_silence(&self, peer: &PeerHub) {
+        let now = self.now();
+        // Before its first word, silence counts from the first look.
+        let heard = *lock(&peer.state).heard.get_or_insert(now);
+        let silent = now.since(heard);
+        gauge!("tandem_peer_state_age_seconds", "node" => peer.node.to_string()).set(silent.as_secs_f64());
+        if silent > ms(self.settings.peer_silent_ms) {
+            let message = format!("nothing was heard of the hub of {} for {} s", peer.node, silent.as_secs());
+            let evidence = json!({ "heard_us": heard });
+            self.raise("peer_silent", peer.node.as_str(), Severity::Warning, message, evidence, 1).await;
+        } else {
+            self.clear("peer_silent", peer.node.as_str()).await;
+        }
+    }
+
+    pub(super) async fn sync_delta(
+        self: Arc<Self>,
+        _: Call,
+        request: pb::SyncDeltaRequest,
+    ) -> Result<pb::SyncDeltaResponse, Fault> {
+        let mut fields = Fields::default();
+        let node = fields.parse::<NodeName>("node", &request.node);
+        let mut versions = BTreeMap::new();
+        for (id, version) in &request.versions {
+            if let Some(id) = fields.parse::<GroupId>("versions", id) {
+                versions.insert(id, *version);
+            }
+        }
+        let node = fields.all(node)?;
+        let now = self.now();
+        if let Some(peer) = self.peers.iter().find(|peer| peer.node == node) {
+            lock(&peer.state).heard = Some(now);
+        }
+        let picture = self.picture();
+        let groups = picture.newer(&versions).into_iter().map(|group| wire::group(group, now)).collect();
+        Ok(pb::SyncDeltaResponse { node: self.me.to_string(), groups, ..Default::default() })
+    }
+
+    pub(super) async fn sync_digest(
+        self: Arc<Self>,
+        _: Call,
+        _: pb::SyncDigestRequest,
+    ) -> Result<pb::SyncDigestResponse, Fault> {
+        let digests = self.picture().digests(&self.me);
+        Ok(pb::SyncDigestResponse {
+            node: self.me.to_string(),
+            digests: digests.into_iter().map(|(id, digest)| (id.to_string(), digest)).collect(),
+            now_us: self.now().micros(),
+            ..Default::default()
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! Messages of `telemetry.v1` to and from the words of the hub.
+
+use tandem_contract::pb::tandem::common::v1 as common;
+use tandem_contract::pb::tandem::telemetry::v1 as pb;
+use tandem_store::alerts::Alert;
+use tandem_store::errors::{ErrorReport, Severity};
+use tandem_store::series::Series;
+use tandem_types::{AgentId, Code, Health, NodeName, Timestamp};
+
+use super::logic::picture::{Agent, Group};
+use super::serve::GROUP_LABEL;
+use crate::fields::Fields;
+
+/// Longest word for a reason that is kept.
+const LONGEST_REASON: usize = 64;
+
+fn severity(of: Severity) -> pb::Severity {
+    match of {
+        Severity::Info => pb::Severity::SEVERITY_INFO,
+        Severity::Warning => pb::Severity::SEVERITY_WARNING,
+        Severity::Error => pb::Severity::SEVERITY_ERROR,
+        Severity::Critical => pb::Severity::SEVERITY_CRITICAL,
+    }
+}
+
+/// The errors of a batch, without those that are wrong.
+pub(super) fn errors(batch: Vec<pb::ErrorReport>, fields: &mut Fields) -> Vec<ErrorReport> {
+    let mut read = Vec::with_capacity(batch.len());
+    for (i, error) in batch.into_iter().enumerate() {
+        let field = |name: &str| format!("errors[{i}].{name}");
+        let agent = fields.parse::<AgentId>(&field("agent"), &error.agent);
+        let code = fields.parse::<Code>(&field("code"), &error.code);
+        let word = (1..=LONGEST_REASON).contains(&error.reason.len());
+        fields.require(word, &field("reason"), "is no stable word of 1 to 64 letters");
+        // Without the time, a repeated batch would not equal the first.
+        fields.require(error.at_us > 0, &field("at_us"), "is missing; say when it was last seen");
+        fields.require(error.count > 0, &field("count"), "is 0; say how often it happened");
+        let severity = match error.severity.as_known() {
+            Some(pb::Severity::SEVERITY_INFO) => Some(Severity::Info),
+            Some(pb::Severity::SEVERITY_WARNING) => Some(Severity::Warning),
+            Some(pb::Severity::SEVERITY_ERROR) => Some(Severity::Error),
+            Some(pb::Severity::SEVERITY_CRITICAL) => Some(Severity::Critical),
+            _ => {
+                fields.wrong(field("severity"), "is not said");
+                None
+            }
+        };
+        let (Some(agent), Some(code), Some(severity)) = (agent, code, severity) else { continue };
+        let (reason, trace, count) = (error.reason, error.trace_id, error.count.into());
+        read.push(ErrorReport { agent, code, reason, severity, trace, count, at: Timestamp(error.at_us) });
+    }
+    read
+}
+
+/// An error as it is kept.
+pub(super) fn error(of: ErrorReport) -> pb::ErrorReport {
+    pb::ErrorReport {
+        agent: of.agent.to_string(),
+        code: of.code.as_str().to_owned(),
+        reason: of.reason,
+        severity: severity(of.severity).into(),
+        trace_id: of.trace,
+        count: u32::try_from(of.count).unwrap_or(u32::MAX),
+        at_us: of.at.micros(),
+        ..Default::default()
+    }
+}
+
+/// An alert.
+pub(super) fn alert(of: Alert) -> pb::Alert {
+    pb::Alert {
+        alert_id: of.id,
+        kind: of.what.kind,
+        subject: of.what.subject,
+        severity: severity(of.what.severity).into(),
+        message: of.what.message,
+        first_us: of.first.micros(),
+        last_us: of.last.micros(),
+        count: of.what.count,
+        acked_by: of.acked.map(|(by, _)| by.to_string()).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// A series with its group among the labels. A label of that name which the group itself gave is kept beside it, under
+/// the name that Prometheus uses for this.
+pub(super) fn series(of: Series) -> pb::Series {
+    let mut labels = of.key.labels;
+    if let Some(own) = labels.remove(GROUP_LABEL) {
+        labels.insert(format!("exported_{GROUP_LABEL}"), own);
+    }
+    labels.insert(GROUP_LABEL.to_owned(), of.key.owner);
+    let samples =
+        of.points.iter().map(|point| pb::Sample { at_us: point.at.micros(), value: point.mean, ..Default::default() });
+    pb::Series {
+        name: of.key.name,
+        labels: labels.into_iter().collect(),
+        samples: samples.collect(),
+        ..Default::default()
+    }
+}
+
+/// A group with its age.
+pub(super) fn group(of: &Group, now: Timestamp) -> pb::GroupNode {
+    let agent = |agent: &Agent| pb::AgentNode {
+        agent: agent.name.to_string(),
+        health: common::Health::from(&agent.health).into(),
+        required: agent.required,
+        built: agent.built,
+        restarts: agent.restarts,
+        ..Default::default()
+    };
+    pb::GroupNode {
+        group: of.id.group.to_string(),
+        health: common::Health::from(&of.health).into(),
+        agents: of.agents.iter().map(agent).collect(),
+        age_ms: u32::try_from(now.since(of.seen).as_millis()).unwrap_or(u32::MAX),
+        endpoint: of.endpoint.clone(),
+        version: of.version,
+        ..Default::default()
+    }
+}
+
+/// A group as the hub of its node says it; none when it cannot be understood.
+pub(super) fn read_group(node: &NodeName, said: &pb::GroupNode, now: Timestamp) -> Option<Group> {
+    let agent = |said: &pb::AgentNode| {
+        Some(Agent {
+            name: said.agent.parse().ok()?,
+            health: said.health.as_option().map(Health::from)?,
+            required: said.required,
+            built: said.built,
+            restarts: said.restarts,
+        })
+    };
+    Some(Group {
+        id: tandem_types::GroupId::new(node.clone(), said.group.parse().ok()?),
+        endpoint: said.endpoint.clone(),
+        health: said.health.as_option().map(Health::from)?,
+        agents: said.agents.iter().map(agent).collect::<Option<_>>()?,
+        seen: now - std::time::Duration::from_millis(said.age_ms.into()),
+        version: said.version,
+    })
+}
+
+/// A node with its groups.
+pub(super) fn node(name: &NodeName, health: &Health, groups: &[Group], now: Timestamp) -> pb::NodeNode {
+    pb::NodeNode {
+        node: name.to_string(),
+        health: common::Health::from(health).into(),
+        groups: groups.iter().map(|g| group(g, now)).collect(),
+        ..Default::default()
+    }
+}
+
+/// A change of a group.
+pub(super) fn change(of: &Group, now: Timestamp) -> pb::WatchHealthResponse {
+    pb::WatchHealthResponse { node: of.id.node.to_string(), group: group(of, now).into(), ..Default::default() }
+}
