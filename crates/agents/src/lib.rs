@@ -15,6 +15,7 @@ use tandem_agent::AgentDef;
 /// Every agent this build has code for, in the order of the specification.
 pub const ALL: &[&AgentDef] = &[
     &control::service_registry::DEF,
+    &control::system_digital_twin::DEF,
     &observability::observability_hub::DEF,
     &memory::session_memory::DEF,
     &language::chitchat::DEF,

@@ -1,0 +1,169 @@
+//! Measures the machine: what the kernel says, and nothing else.
+//!
+//! The parsers are pure; the files are those of proc(5) and the kernel's page on pressure stall information.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Figures of one moment; one the kernel does not give is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Figures {
+    /// Busy share of all processors since the last look, 0 to 1.
+    pub(super) cpu_ratio: Option<f64>,
+    /// Memory in all, bytes.
+    pub(super) ram_total: Option<u64>,
+    /// Memory in use: all less what is available.
+    pub(super) ram_used: Option<u64>,
+    /// Share of time in which some task waited for memory, 10 s mean.
+    pub(super) memory_pressure: Option<f64>,
+    /// Disk of the data folder, bytes.
+    pub(super) disk_total: Option<u64>,
+    /// Of these, in use.
+    pub(super) disk_used: Option<u64>,
+}
+
+/// Times of all processors together, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ticks {
+    idle: u64,
+    all: u64,
+}
+
+/// Measures one machine, again and again.
+#[derive(Debug)]
+pub(super) struct Machine {
+    proc: PathBuf,
+    data: PathBuf,
+    last: Option<Ticks>,
+}
+
+impl Machine {
+    /// Measures this machine; its disk is the one that `data` is on.
+    pub(super) fn new(data: PathBuf) -> Self {
+        Self { proc: "/proc".into(), data, last: None }
+    }
+
+    /// Processors of this machine.
+    pub(super) fn cpus() -> u32 {
+        std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+    }
+
+    /// Measures now. Blocks for as long as the disk takes to say how full it is.
+    pub(super) fn measure(&mut self) -> Figures {
+        let read = |name: &str| fs::read_to_string(self.proc.join(name)).ok();
+        let ticks = read("stat").and_then(|text| ticks(&text));
+        let memory = read("meminfo").and_then(|text| memory(&text));
+        let pressure = read("pressure/memory").and_then(|text| pressure(&text));
+        let disk = disk(&self.data).ok();
+        let cpu_ratio = self.last.zip(ticks).and_then(|(before, now)| busy(before, now));
+        self.last = ticks.or(self.last);
+        Figures {
+            cpu_ratio,
+            ram_total: memory.map(|(total, _)| total),
+            ram_used: memory.map(|(total, available)| total.saturating_sub(available)),
+            memory_pressure: pressure,
+            disk_total: disk.map(|(total, _)| total),
+            disk_used: disk.map(|(_, used)| used),
+        }
+    }
+}
+
+/// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal. Guest time is part of user.
+fn ticks(stat: &str) -> Option<Ticks> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line.split_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
+    let idle = fields.get(3)? + fields.get(4).copied().unwrap_or(0);
+    Some(Ticks { idle, all: fields.iter().sum() })
+}
+
+/// Busy share between two looks; none when no tick passed.
+fn busy(before: Ticks, now: Ticks) -> Option<f64> {
+    let all = now.all.checked_sub(before.all).filter(|all| *all > 0)?;
+    // Waiting for input may go back by a tick when a processor sleeps.
+    let idle = now.idle.saturating_sub(before.idle).min(all);
+    Some((all - idle) as f64 / all as f64)
+}
+
+/// Total and available bytes of `/proc/meminfo`.
+fn memory(meminfo: &str) -> Option<(u64, u64)> {
+    let field = |name: &str| {
+        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    field("MemTotal").zip(field("MemAvailable"))
+}
+
+/// `avg10` of the line `some` in `/proc/pressure/memory`, as a share.
+fn pressure(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let percent: f64 = some.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
+    Some(percent / 100.0)
+}
+
+/// Total and used bytes of the disk a folder is on. Blocks that only root may take count as none, as `df` does.
+fn disk(folder: &Path) -> io::Result<(u64, u64)> {
+    let stat = nix::sys::statvfs::statvfs(folder)?;
+    let used = stat.blocks().saturating_sub(stat.blocks_free());
+    Ok(((used + stat.blocks_available()) * stat.fragment_size(), used * stat.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "cpu  100 5 50 800 40 1 3 1 7 0\ncpu0 50 5 25 400 20 1 3 1 7 0\nintr 1 2 3\n";
+
+    #[test]
+    fn processor_time_is_what_was_not_idle() {
+        let before = ticks(STAT).unwrap();
+        assert_eq!(before, Ticks { idle: 840, all: 1000 });
+        let now = Ticks { idle: 840 + 150, all: 1000 + 200 };
+        assert_eq!(busy(before, now), Some(0.25));
+        for (now, expected) in [
+            (before, None),
+            (Ticks { idle: 0, all: 900 }, None),
+            (Ticks { idle: 839, all: 1010 }, Some(1.0)),
+            (Ticks { idle: 900, all: 1010 }, Some(0.0)),
+        ] {
+            assert_eq!(busy(before, now), expected, "{now:?}");
+        }
+        for broken in ["", "cpu0 1 2 3 4", "cpu  a b c d", "cpu  1 2"] {
+            assert_eq!(ticks(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn memory_in_use_is_all_less_what_is_available() {
+        let text = "MemTotal:       24684096 kB\nMemFree:        17526176 kB\nMemAvailable:   20000000 kB\n";
+        assert_eq!(memory(text), Some((24_684_096 * 1024, 20_000_000 * 1024)));
+        for broken in ["", "MemTotal: 1 kB", "MemTotal: 1 kB\nMemAvailable: x kB", "MemTotal: 1\nMemAvailable: 1"] {
+            assert_eq!(memory(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn pressure_is_a_share() {
+        let text = "some avg10=12.50 avg60=0.00 avg300=0.00 total=0\nfull avg10=1.00 avg60=0.00 avg300=0.00 total=0\n";
+        assert_eq!(pressure(text), Some(0.125));
+        assert_eq!(pressure("full avg10=1.00"), None);
+    }
+
+    #[test]
+    fn this_machine_can_be_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let figures = Machine::new(folder.path().to_owned()).measure();
+        let (total, used) = (figures.ram_total.unwrap(), figures.ram_used.unwrap());
+        assert!(used > 0 && used < total, "{figures:?}");
+        let (total, used) = (figures.disk_total.unwrap(), figures.disk_used.unwrap());
+        assert!(used <= total, "{figures:?}");
+        assert_eq!(figures.cpu_ratio, None, "one look says nothing about a time");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_say_is_absent() {
+        let empty = tempfile::tempdir().unwrap();
+        let mut machine = Machine { proc: empty.path().to_owned(), data: empty.path().join("gone"), last: None };
+        assert_eq!(machine.measure(), Figures::default());
+    }
+}

@@ -1,0 +1,309 @@
+//! Holds the live picture of the machines and answers "what if I add this load?".
+//!
+//! It measures its own machine every 5 s and takes what others report of theirs; agents come from the registry, models
+//! from their manager. Graphics cards are not measured, so no machine lists one and questions about video memory are
+//! answered with `not_found`. A figure that was not measured is absent, never guessed.
+
+mod logic;
+mod machine;
+mod picture;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use metrics::gauge;
+use serde::Deserialize;
+use tandem_agent::{AgentDef, Ctx, Event, Started, bind};
+use tandem_contract::pb::tandem::registry::v1 as registry_pb;
+use tandem_contract::rpc::{registry, twin};
+use tandem_contract::{Service, state_of};
+use tandem_store::reservations::ReservationStore;
+use tandem_store::series::{Happening, Query, Sample, SeriesKey, SeriesStore};
+use tandem_store::twin::Twin as Stores;
+use tandem_types::{AgentId, Fault, Health, NodeName, State, Timestamp};
+use tokio::sync::broadcast;
+
+use crate::opening::open;
+use logic::TREND;
+use machine::{Figures, Machine};
+use picture::{Picture, SERIES};
+
+/// The agent.
+pub const DEF: AgentDef = AgentDef {
+    name: "SystemDigitalTwin",
+    about: "Holds the live picture of the machines and says what adding a load would lead to.",
+    provides: &[
+        twin::GET_STATE.facts(),
+        twin::GET_HISTORY.facts(),
+        twin::WATCH.facts(),
+        twin::SIMULATE_LOAD.facts(),
+        twin::RESERVE.facts(),
+        twin::RELEASE_RESERVATION.facts(),
+        twin::LIST_RESERVATIONS.facts(),
+        twin::SET_LIMITS.facts(),
+        twin::REPORT_NODE.facts(),
+        twin::REPORT_LEASES.facts(),
+    ],
+    needs: &["ServiceRegistry"],
+    uses: &["ObservabilityHub", "ModelManagerSuite", "ResourceManager", "MemoryOrchestratorService", "MemoryClient"],
+    roles: &[],
+    publishes: &[],
+    required: true,
+    start: |ctx| Box::pin(start(ctx)),
+};
+
+/// Settings of the agent in the fleet file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    /// Time between two samples.
+    sample_ms: u64,
+    /// Changes a watcher may fall behind before it gets the present picture instead of each of them.
+    watch_buffer: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { sample_ms: 5_000, watch_buffer: 64 }
+    }
+}
+
+/// How often what is past its time is removed.
+const TIDY: Duration = Duration::from_secs(60);
+/// Pause before the registry is watched again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Events whose ids are remembered, so that one delivered twice is noted once.
+const REMEMBERED_EVENTS: usize = 256;
+
+struct Twin {
+    ctx: Ctx,
+    stores: Stores,
+    machine: Mutex<Machine>,
+    picture: Mutex<Picture>,
+    limits: Mutex<BTreeMap<NodeName, logic::Limits>>,
+    /// Held from deciding about a promise to keeping it, so that two do not rest on the same room.
+    gate: tokio::sync::Mutex<()>,
+    changes: broadcast::Sender<NodeName>,
+    events: Mutex<logic::Seen>,
+}
+
+async fn start(ctx: Ctx) -> Result<Started, Fault> {
+    let Settings { sample_ms, watch_buffer } = ctx.settings()?;
+    let path = ctx.data_file("twin.db");
+    let stores = open(move || Stores::open(path)).await?;
+    let fleet = ctx.fleet().clone();
+    let nodes = fleet.nodes.iter().map(|node| node.name.clone());
+    let agents = fleet.agents().map(|(group, agent)| (group.id.agent(agent.name.clone()), agent.built)).collect();
+    let twin = Arc::new(Twin {
+        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
+        picture: Mutex::new(Picture::new(nodes, agents)),
+        limits: Mutex::default(),
+        gate: tokio::sync::Mutex::default(),
+        changes: broadcast::channel(watch_buffer.max(1)).0,
+        events: Mutex::new(logic::Seen::new(REMEMBERED_EVENTS)),
+        stores,
+        ctx: ctx.clone(),
+    });
+    twin.restore().await?;
+    twin.clone().sample().await?;
+    ctx.spawn(twin.clone().follow_registry());
+    let service = Service::new()
+        .unary(twin::GET_STATE, bind(&twin, Twin::get_state))
+        .unary(twin::GET_HISTORY, bind(&twin, Twin::get_history))
+        .server_stream(twin::WATCH, bind(&twin, Twin::watch))
+        .unary(twin::SIMULATE_LOAD, bind(&twin, Twin::simulate_load))
+        .unary(twin::RESERVE, bind(&twin, Twin::reserve))
+        .unary(twin::RELEASE_RESERVATION, bind(&twin, Twin::release))
+        .unary(twin::LIST_RESERVATIONS, bind(&twin, Twin::list_reservations))
+        .unary(twin::SET_LIMITS, bind(&twin, Twin::set_limits))
+        .unary(twin::REPORT_NODE, bind(&twin, Twin::report_node))
+        .unary(twin::REPORT_LEASES, bind(&twin, Twin::report_leases));
+    let (sampling, tidying, hearing, closing) = (twin.clone(), twin.clone(), twin.clone(), twin);
+    Ok(Started::serve(service)
+        .reconcile("sample", Duration::from_millis(sample_ms.max(100)), move || sampling.clone().sample())
+        .reconcile("tidy", TIDY, move || tidying.clone().tidy())
+        .on("model.changed", move |event| hearing.clone().note_model(event))
+        .on_drain(move || {
+            let db = closing.stores.db.clone();
+            async move { db.close().await }
+        }))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each operation leaves what is inside whole, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Twin {
+    fn picture(&self) -> MutexGuard<'_, Picture> {
+        lock(&self.picture)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.ctx.clock().now()
+    }
+
+    /// Takes up what an earlier life knew: limits, promises, and the last five minutes.
+    async fn restore(&self) -> Result<(), Fault> {
+        let now = self.now();
+        let names: Vec<NodeName> = self.ctx.fleet().nodes.iter().map(|node| node.name.clone()).collect();
+        for node in names {
+            let stored = self.stores.reservations.limits(&node).await?;
+            lock(&self.limits).insert(node.clone(), logic::Limits::from_stored(&stored));
+            for series in SERIES {
+                let past = self.history(series, &node, now - TREND, now, Duration::ZERO).await?;
+                if let Ok(known) = self.picture().node_mut(&node) {
+                    past.into_iter().for_each(|(at, value)| known.remember(series, at, value));
+                }
+            }
+        }
+        self.reload_reservations().await
+    }
+
+    async fn reload_reservations(&self) -> Result<(), Fault> {
+        let now = self.now();
+        let holding = self.stores.reservations.reservations(now).await?;
+        let mut picture = self.picture();
+        picture.set_reservations(holding);
+        for (resource, amount) in picture.promised_by_resource(now) {
+            gauge!("tandem_reservations_bytes", "kind" => resource.as_str()).set(amount);
+        }
+        Ok(())
+    }
+
+    /// Past values of a series of a machine, oldest first; none when there are none.
+    async fn history(
+        &self,
+        series: &str,
+        node: &NodeName,
+        from: Timestamp,
+        to: Timestamp,
+        step: Duration,
+    ) -> Result<Vec<(Timestamp, f64)>, Fault> {
+        let owner = Some(node.to_string());
+        let query = Query { name: series.to_owned(), owner, labels: BTreeMap::new(), from, to, step };
+        match self.stores.series.query(query).await {
+            Ok(found) => Ok(found.into_iter().flat_map(|s| s.points).map(|point| (point.at, point.mean)).collect()),
+            Err(fault) if fault.code == tandem_types::Code::NotFound => Ok(Vec::new()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Measures this machine.
+    async fn sample(self: Arc<Self>) -> Result<(), Fault> {
+        let twin = self.clone();
+        let figures = tokio::task::spawn_blocking(move || lock(&twin.machine).measure())
+            .await
+            .map_err(|e| Fault::internal(format!("the thread that measures this machine ended: {e}")))?;
+        let node = self.ctx.id().node.clone();
+        show(&node, &figures);
+        self.picture().node_mut(&node)?.cpus = Machine::cpus();
+        self.take(&node, self.now(), figures).await
+    }
+
+    /// Takes a sample of a machine: into the picture, to watchers, to disk.
+    async fn take(&self, node: &NodeName, at: Timestamp, figures: Figures) -> Result<(), Fault> {
+        if !self.picture().node_mut(node)?.take(at, figures) {
+            return Ok(());
+        }
+        self.changed(node);
+        let sample = |(name, value): (&str, f64)| Sample {
+            key: SeriesKey { owner: node.to_string(), name: name.to_owned(), labels: BTreeMap::new() },
+            at,
+            value,
+        };
+        let samples: Vec<Sample> = picture::series(&figures).map(sample).collect();
+        self.stores.series.append(samples, self.now()).await.map(drop)
+    }
+
+    fn changed(&self, node: &NodeName) {
+        // Nobody watches: nobody to tell.
+        let _ = self.changes.send(node.clone());
+    }
+
+    /// Removes what is past its time.
+    async fn tidy(self: Arc<Self>) -> Result<(), Fault> {
+        let now = self.now();
+        self.stores.reservations.expire(now).await?;
+        self.stores.series.prune(now).await?;
+        self.reload_reservations().await
+    }
+
+    /// Follows the registry for as long as the agent lives.
+    async fn follow_registry(self: Arc<Self>) {
+        loop {
+            let ended = self.watch_registry().await;
+            self.picture().lose_agents(self.now());
+            if let Err(fault) = ended {
+                tracing::debug!(%fault, "the registry cannot be watched; trying again");
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn watch_registry(&self) -> Result<(), Fault> {
+        let request = registry_pb::WatchRequest::default();
+        let mut changes = self.ctx.peers().server_stream(registry::WATCH, request, &self.ctx.call()).await?;
+        while let Some(change) = changes.next().await {
+            if let Some(lease) = change?.lease.as_option() {
+                self.heard(lease);
+            }
+        }
+        Ok(())
+    }
+
+    fn heard(&self, lease: &registry_pb::Lease) {
+        let now = self.now();
+        let mut picture = self.picture();
+        let mut nodes: Vec<NodeName> = Vec::new();
+        for report in &lease.agents {
+            let Ok(agent) = report.agent.parse::<AgentId>() else { continue };
+            let health = match report.health.as_option() {
+                _ if !lease.ended.is_empty() => Health::new(State::Unknown, &lease.ended, now),
+                Some(health) => Health { state: state_of(health.state), ..Health::from(health) },
+                None => Health::new(State::Unknown, "it did not say how it is doing", now),
+            };
+            let node = agent.node.clone();
+            if picture.heard(&agent, health) && !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        drop(picture);
+        nodes.iter().for_each(|node| self.changed(node));
+    }
+
+    /// Notes that a role or model changed.
+    async fn note_model(self: Arc<Self>, event: Event) -> Result<(), Fault> {
+        if lock(&self.events).contains(&event.id) {
+            return Ok(());
+        }
+        let happening = Happening {
+            kind: event.topic.clone(),
+            subject: event.key.clone(),
+            detail: event.payload.to_string(),
+            at: event.at,
+        };
+        self.stores.series.note(vec![happening]).await?;
+        lock(&self.events).insert(event.id);
+        Ok(())
+    }
+}
+
+/// Sets the machine's gauges.
+fn show(node: &NodeName, figures: &Figures) {
+    let name = || node.to_string();
+    if let Some(ratio) = figures.cpu_ratio {
+        gauge!("tandem_node_cpu_ratio", "node" => name()).set(ratio);
+    }
+    for (kind, bytes) in [("total", figures.ram_total), ("used", figures.ram_used)] {
+        if let Some(bytes) = bytes {
+            gauge!("tandem_node_memory_bytes", "node" => name(), "kind" => kind).set(bytes as f64);
+        }
+    }
+}
