@@ -78,7 +78,8 @@ impl SessionStore for SqliteSessions {
         let (user, session) = (user.clone(), session.clone());
         self.db
             .write(move |tx| {
-                let body = (&user, &session, &entry);
+                // Who repeats a write may have counted tokens this time and not the first; the words are the same.
+                let body = (&user, &session, &NewEntry { tokens: 0, ..entry.clone() });
                 once(tx, key, Some(&user), ("append", &body), now, |tx| append(tx, &user, &session, &entry, now))
             })
             .await
@@ -95,7 +96,7 @@ impl SessionStore for SqliteSessions {
         let (user, session) = (user.clone(), session.clone());
         self.db
             .write(move |tx| {
-                let body = (&user, &session, &amendment);
+                let body = (&user, &session, &Amendment { tokens: 0, ..amendment.clone() });
                 once(tx, key, Some(&user), ("amend", &body), now, |tx| amend(tx, &user, &session, &amendment))
             })
             .await
