@@ -124,9 +124,16 @@ pub fn fault_from_wire(error: &ConnectError) -> Fault {
         Code::DeadlineExceeded => reason::TIME_UP,
         Code::Cancelled => reason::CALLER_LEFT,
         Code::InvalidArgument => reason::BAD_FIELD,
+        // The only limit the transport keeps by itself.
+        Code::ResourceExhausted => reason::TOO_LARGE,
         _ => reason::BUG,
     };
-    Fault::new(code, reason, error.message.clone().unwrap_or_else(|| code.to_string()))
+    let message = match code {
+        // What could not be read may hold a person's words, and the decoder quotes it.
+        Code::InvalidArgument => "the request cannot be read: it is not valid JSON or protobuf of its type".to_owned(),
+        _ => error.message.clone().unwrap_or_else(|| code.to_string()),
+    };
+    Fault::new(code, reason, message)
 }
 
 #[cfg(test)]

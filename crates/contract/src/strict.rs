@@ -1,14 +1,16 @@
-//! Refuses requests with fields this contract does not know, in JSON and in binary, naming every one of them.
+//! Refuses requests with fields this contract does not know, and JSON fields of a wrong type, naming every one of them.
 //!
-//! A silently dropped field is a setting the caller believes in; see section 1.3 of the rules for calls in
-//! `docs/errors.md`. Depth is bounded by the decoder, which runs on the same bytes afterwards.
+//! A silently dropped field is a setting the caller believes in (`docs/errors.md`, "Strict fields"). Types are checked
+//! here rather than left to the decoder, because the decoder stops at the first and quotes what was sent, which may be a
+//! person's words. Malformed bytes are left to the decoder, which runs on the same bytes afterwards.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use buffa::Message as _;
 use buffa_descriptor::generated::descriptor::{
-    DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type as FieldType,
+    DescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type as FieldType},
 };
 use connectrpc::ConnectError;
 use connectrpc::codec::CodecFormat;
@@ -27,8 +29,27 @@ const MAX_DEPTH: usize = 64;
 struct Field {
     json: String,
     proto: String,
+    kind: FieldType,
+    repeated: bool,
     /// The message type this field holds, if it holds one.
     message: Option<String>,
+}
+
+impl Field {
+    /// What JSON this field takes (Protocol Buffers, "ProtoJSON Format"), when `value` is not that.
+    fn misfit(&self, value: &serde_json::Value) -> Option<&'static str> {
+        use FieldType as T;
+        let numeric = |v: &serde_json::Value| v.is_number() || v.as_str().is_some_and(|t| t.parse::<f64>().is_ok());
+        let (fits, wanted) = match self.kind {
+            T::TYPE_STRING => (value.is_string(), "a text"),
+            T::TYPE_BYTES => (value.is_string(), "bytes as base64 text"),
+            T::TYPE_BOOL => (value.is_boolean(), "true or false"),
+            T::TYPE_ENUM => (value.is_string() || value.is_number(), "one of the enum's names"),
+            T::TYPE_MESSAGE | T::TYPE_GROUP => (value.is_object(), "an object"),
+            _ => (numeric(value), "a number"),
+        };
+        (!fits).then_some(wanted)
+    }
 }
 
 #[derive(Default)]
@@ -58,6 +79,8 @@ impl Index {
                 Field {
                     json: field.json_name.clone().unwrap_or_else(|| proto.clone()),
                     proto,
+                    kind: field.r#type.unwrap_or(FieldType::TYPE_STRING),
+                    repeated: field.label == Some(Label::LABEL_REPEATED),
                     message: is_message.then(|| field.type_name.clone().unwrap_or_default()),
                 },
             );
@@ -93,7 +116,7 @@ impl Index {
 
 static INDEX: LazyLock<Index> = LazyLock::new(|| Index::read(DESCRIPTOR_SET));
 
-fn unknown_in_json(schema: &Schema, value: &serde_json::Value, at: &str, depth: usize, found: &mut Vec<Violation>) {
+fn wrong_in_json(schema: &Schema, value: &serde_json::Value, at: &str, depth: usize, found: &mut Vec<Violation>) {
     let Some(object) = value.as_object().filter(|_| depth < MAX_DEPTH) else { return };
     for (key, value) in object {
         let here = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
@@ -103,20 +126,35 @@ fn unknown_in_json(schema: &Schema, value: &serde_json::Value, at: &str, depth: 
             found.push(Violation { field: here, problem: format!("is not a field; known are {}", known.join(", ")) });
             continue;
         };
-        let Some(inner) = field.message.as_ref().and_then(|name| INDEX.messages.get(name)) else { continue };
+        if value.is_null() {
+            continue;
+        }
+        let inner = field.message.as_ref().and_then(|name| INDEX.messages.get(name));
+        let is_map = inner.is_some_and(|schema| schema.map_entry);
+        let misfit = match value.as_array() {
+            _ if is_map => (!value.is_object()).then_some("an object"),
+            Some(items) if field.repeated => items.iter().find_map(|item| field.misfit(item)),
+            _ if field.repeated => Some("a list"),
+            _ => field.misfit(value),
+        };
+        if let Some(wanted) = misfit {
+            found.push(Violation { field: here, problem: format!("takes {wanted}") });
+            continue;
+        }
+        let Some(inner) = inner else { continue };
         if inner.map_entry {
             let of_value = inner.fields.get(&2).and_then(|f| f.message.as_ref());
             if let (Some(schema), Some(entries)) = (of_value.and_then(|n| INDEX.messages.get(n)), value.as_object()) {
                 for (key, value) in entries {
-                    unknown_in_json(schema, value, &format!("{here}[{key}]"), depth + 1, found);
+                    wrong_in_json(schema, value, &format!("{here}[{key}]"), depth + 1, found);
                 }
             }
         } else if let Some(items) = value.as_array() {
             for (i, item) in items.iter().enumerate() {
-                unknown_in_json(inner, item, &format!("{here}[{i}]"), depth + 1, found);
+                wrong_in_json(inner, item, &format!("{here}[{i}]"), depth + 1, found);
             }
         } else {
-            unknown_in_json(inner, value, &here, depth + 1, found);
+            wrong_in_json(inner, value, &here, depth + 1, found);
         }
     }
 }
@@ -181,13 +219,13 @@ fn unknown_in_binary(
     Some(())
 }
 
-/// Every unknown field of a request to `path`; empty when there is none or the path is not of this contract.
-pub fn unknown_fields(path: &str, bytes: &[u8], json: bool) -> Vec<Violation> {
+/// Every unknown or mistyped field of a request to `path`; empty when there is none or the path is not of this contract.
+pub fn wrong_fields(path: &str, bytes: &[u8], json: bool) -> Vec<Violation> {
     let mut found = Vec::new();
     let Some(schema) = INDEX.inputs.get(path).and_then(|name| INDEX.messages.get(name)) else { return found };
     if json {
         if let Ok(value) = serde_json::from_slice(bytes) {
-            unknown_in_json(schema, &value, "", 0, &mut found);
+            wrong_in_json(schema, &value, "", 0, &mut found);
         }
     } else {
         unknown_in_binary(schema, bytes, "", 0, &mut found);
@@ -196,7 +234,7 @@ pub fn unknown_fields(path: &str, bytes: &[u8], json: bool) -> Vec<Violation> {
 }
 
 fn check(path: &str, bytes: &[u8], format: CodecFormat) -> Result<(), ConnectError> {
-    let violations = unknown_fields(path, bytes, matches!(format, CodecFormat::Json));
+    let violations = wrong_fields(path, bytes, matches!(format, CodecFormat::Json));
     if violations.is_empty() {
         return Ok(());
     }
@@ -237,7 +275,7 @@ mod tests {
     use crate::rpc::sessions;
 
     fn fields(path: &str, bytes: &[u8], json: bool) -> Vec<String> {
-        unknown_fields(path, bytes, json).into_iter().map(|v| v.field).collect()
+        wrong_fields(path, bytes, json).into_iter().map(|v| v.field).collect()
     }
 
     #[test]
@@ -249,6 +287,21 @@ mod tests {
         let mut found = fields(path, bad, true);
         found.sort();
         assert_eq!(found, ["sesion", "turn.txt"]);
+    }
+
+    #[test]
+    fn json_names_every_field_of_a_wrong_type_without_quoting_it() {
+        let path = sessions::APPEND_TURN.path();
+        let body = br#"{"userId":7,"turn":{"tokens":"many","text":"hi","number":"12"},"idempotencyKey":[]}"#;
+        let mut found = wrong_fields(path, body, true);
+        found.sort_by(|a, b| a.field.cmp(&b.field));
+        let words: Vec<String> = found.iter().map(|v| format!("{} {}", v.field, v.problem)).collect();
+        assert_eq!(
+            words,
+            ["idempotencyKey takes bytes as base64 text", "turn.tokens takes a number", "userId takes a text"]
+        );
+        let null = br#"{"userId":null,"turn":null}"#;
+        assert_eq!(fields(path, null, true), Vec::<String>::new(), "null is the default of every field");
     }
 
     #[test]

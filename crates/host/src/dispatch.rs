@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use tandem_contract::rpc::{Flow, RpcFacts};
-use tandem_contract::{AGENT_HEADER, Body, CALLER_HEADER, LocalService, refuse, rpc};
+use tandem_contract::{AGENT_HEADER, Body, CALLER_HEADER, Call, LocalService, refuse, rpc};
 use tandem_types::{Code, Fault, reason};
 use tower::ServiceExt as _;
 
@@ -114,7 +114,12 @@ async fn dispatch(shared: Arc<Shared>, mut request: Request<Body>) -> Response<B
     }
     let (service, busy) = match admit(&shared, &path, request.headers()) {
         Ok(admitted) => admitted,
-        Err(fault) => return refuse(&fault, request.headers()),
+        Err(fault) => {
+            let mut fault = fault.at(&shared.host_id);
+            fault.trace_id =
+                Call::from_headers(request.headers(), None).trace.map(|t| t.trace.to_string()).unwrap_or_default();
+            return refuse(&fault, request.headers());
+        }
     };
     if let Some(facts) = rpc::find(&path) {
         fill_deadline(&facts, request.headers_mut());
