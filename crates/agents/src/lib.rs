@@ -19,6 +19,7 @@ pub const ALL: &[&AgentDef] = &[
     &observability::observability_hub::DEF,
     &memory::session_memory::DEF,
     &language::chitchat::DEF,
+    &language::responder::DEF,
 ];
 
 /// The agent of this name.

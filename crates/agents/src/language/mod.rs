@@ -1,4 +1,5 @@
 //! Agents that understand and answer in words.
 
 pub mod chitchat;
+pub mod responder;
 mod tongue;
