@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::schema::{ContractKey, GroupKey, NodeKey, RoleKey};
+use crate::schema::{AgentKey, ContractKey, GroupKey, NodeKey, RoleKey};
 
 /// Which machine runs which group, which agents a group holds and what it may use.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +32,11 @@ pub struct Fleet {
     /// to every agent, host and command line of the fleet.
     #[schemars(with = "BTreeMap<ContractKey, Vec<String>>")]
     pub callers: BTreeMap<String, Vec<String>>,
+    /// Settings of agents, by the agent's name: `[settings.ChitchatAgent]`. They hold wherever the agent is placed; the
+    /// agent checks them when it starts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<AgentKey, Map<String, Value>>")]
+    pub settings: BTreeMap<String, Map<String, Value>>,
     /// The outside: where the page and the APIs for other programs listen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub web: Option<Web>,

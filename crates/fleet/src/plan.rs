@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tandem_types::{AgentId, AgentName, GroupId, GroupName, NodeName, Role};
 
 use crate::facts::AgentRef;
@@ -108,6 +109,9 @@ pub struct AgentPlan {
     pub provides: Vec<String>,
     /// The model roles it asks for, as its code says.
     pub roles: Vec<Role>,
+    /// Its settings; absent when the file has none for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Map<String, Value>>,
 }
 
 /// The longest chain of a start.

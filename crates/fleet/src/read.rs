@@ -76,6 +76,9 @@ impl Reader {
 
     /// The value as JSON when it fits the schema; parts that do not fit are reported and left out.
     fn value(&mut self, value: &Spanned<DeValue<'_>>, schema: &Value, at: &Path) -> Option<Value> {
+        if *schema == Value::Bool(true) {
+            return self.free(value, at);
+        }
         let options = options(schema);
         let of = |kind: &str| options.iter().copied().find(|o| is_kind(o, kind));
         match value.get_ref() {
@@ -147,7 +150,7 @@ impl Reader {
             let range = if value.get_ref().is_table() { key.span() } else { value.span() };
             self.report.spans.insert(at.clone(), range);
             let known = schema["properties"].get(name).or(pattern).or(match &schema["additionalProperties"] {
-                open @ Value::Object(_) => Some(open),
+                open @ (Value::Object(_) | Value::Bool(true)) => Some(open),
                 _ => None,
             });
             match known {
@@ -163,6 +166,34 @@ impl Reader {
             }
         }
         out
+    }
+
+    /// A value that the format says nothing about, as JSON; a date becomes its text.
+    fn free(&mut self, value: &Spanned<DeValue<'_>>, at: &Path) -> Option<Value> {
+        let mut number = |text: &str, read: Option<Value>| {
+            if read.is_none() {
+                self.report.error("out-of-range", at, format!("`{at}` cannot be {text}"), "write a smaller number");
+            }
+            read
+        };
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                let open = serde_json::json!({ "additionalProperties": true });
+                Some(Value::Object(self.table(table, &open, at)))
+            }
+            DeValue::Array(items) => {
+                let item = |(i, item): (usize, &Spanned<DeValue<'_>>)| self.free(item, &at.index(i));
+                items.iter().enumerate().map(item).collect()
+            }
+            DeValue::String(text) => Some(Value::String(text.to_string())),
+            DeValue::Integer(n) => number(n.as_str(), i64::from_str_radix(n.as_str(), n.radix()).ok().map(Value::from)),
+            DeValue::Float(n) => {
+                let parsed = n.as_str().parse().ok().and_then(Number::from_f64);
+                number(n.as_str(), parsed.map(Value::Number))
+            }
+            DeValue::Boolean(yes) => Some(Value::Bool(*yes)),
+            DeValue::Datetime(date) => Some(Value::String(date.to_string())),
+        }
     }
 
     fn unknown_key(&mut self, key: &Spanned<impl AsRef<str>>, schema: &Value, at: Path) {

@@ -85,6 +85,8 @@ key! {
     NodeKey, r"^[a-z][a-z0-9_-]{0,62}$";
     /// The form of a group's identity.
     GroupKey, r"^[a-z][a-z0-9_-]{0,62}/[a-z][a-z0-9_]{0,62}$";
+    /// The form of an agent's name.
+    AgentKey, r"^[A-Z][A-Za-z0-9]{0,62}$";
     /// The form of a model role.
     RoleKey, r"^[a-z][a-z0-9_.]{0,62}$";
     /// The form of a contract: capability, version, service.

@@ -35,7 +35,23 @@ impl Pass<'_> {
             let planned = self.group(&at, id.clone(), group, node.address);
             self.plan.nodes.entry(id.node).and_modify(|node| node.groups.push(planned));
         }
+        self.settings();
         self.not_built();
+    }
+
+    /// Settings of agents that are nowhere would change nothing, and nobody would notice.
+    fn settings(&mut self) {
+        let placed = self.placed("");
+        for name in self.fleet.settings.keys().filter(|name| !placed.contains(*name)) {
+            let at = Path::of(&["settings", name]);
+            let fix = suggest(name, placed.iter().map(String::as_str), "take them out, or place the agent in a group");
+            self.report.error(
+                "settings-of-nobody",
+                &at,
+                format!("there are settings for `{name}`, which no group holds"),
+                fix,
+            );
+        }
     }
 
     fn nodes(&mut self) {
@@ -144,6 +160,7 @@ impl Pass<'_> {
             uses: stated_uses.or(code.map(|c| c.uses.clone())).unwrap_or_default(),
             provides: code.map(|c| c.provides.clone()).unwrap_or_default(),
             roles: code.map(|c| c.roles.clone()).unwrap_or_default(),
+            settings: self.fleet.settings.get(name.as_str()).cloned(),
             name,
         })
     }

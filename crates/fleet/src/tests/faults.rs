@@ -59,6 +59,8 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
         "empty-group",
         "agents = []",
     ),
+    ("[roles]", "[settings.Frist]\nx = 1\n[roles]", "settings-of-nobody", "[settings.Frist]"),
+    ("[roles]", "[settings.First]\nx = 99999999999999999999\n[roles]", "out-of-range", "99999999999999999999"),
     ("\"First\", {", "\"First\", \"Sparre\", {", "similar-agent", "Sparre"),
     ("\"First\", {", "\"First\", \"Elsewhere\", {", "not-built", "[fleet]"),
     ("needs = [\"First\"], uses", "needs = [\"First\", \"Spear\"], uses", "need-missing", "Spear"),

@@ -32,6 +32,21 @@ fn the_hash_is_of_what_the_file_means() {
 }
 
 #[test]
+fn settings_reach_the_agent_as_they_are_written() {
+    let text = format!(
+        "{SMALL}\n[settings.Second]\nwarmth = 0.5\nlist = [1, \"two\", true]\nfrom = 2026-01-02\n[settings.Second.inner]\nx = -1\n"
+    );
+    let plan = planned(&text, &built(&["First", "Second", "Third"])).unwrap();
+    let of = |id: &str| plan.agent(&id.parse().unwrap()).unwrap().settings.clone().map(serde_json::Value::Object);
+    let written = serde_json::json!({
+        "warmth": 0.5, "list": [1, "two", true], "from": "2026-01-02", "inner": { "x": -1 },
+    });
+    assert_eq!(of("a/one/Second"), Some(written));
+    assert_eq!(of("a/one/First"), None);
+    assert_ne!(plan.plan_hash, hash(SMALL));
+}
+
+#[test]
 fn callers_are_those_of_the_list() {
     let plan = planned(SMALL, &Facts::default()).unwrap();
     let agent = |id: &str| Peer::Agent(id.parse().unwrap());
