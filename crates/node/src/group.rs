@@ -1,17 +1,18 @@
-//! Owns the process of one group from its start to its end.
+//! Runs one group from its start to its end, as a process or in whatever other way the caller brings.
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Deserialize;
-use tandem_process::{Child, Exit, LogFile, Spawn};
+use tandem_process::{Child, LogFile, Spawn};
 use tandem_types::{Fault, State};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::http::get;
 use crate::layout::Layout;
 use crate::logic::Silence;
-use crate::spec::GroupSpec;
+use crate::spec::{GroupSpec, Launch};
 use crate::stale::Orphan;
 
 /// Time between two health probes of a group that is ready.
@@ -21,25 +22,35 @@ const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// Grace for a process that no longer answers.
 const HUNG_GRACE: Duration = Duration::from_secs(5);
 
-/// What the keeper of a process tells.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// The process runs.
-    Spawned(u32),
-    /// It said READY.
-    Ready,
-    /// It answered a health probe.
-    Health(State, String),
-    /// It ended, or could not be started; in the second case the words say why.
-    Exited(Option<Exit>, String),
+/// Runs groups. A node has one for all of them.
+pub trait Runner: Send + Sync + 'static {
+    /// Starts a group, says so through `run`, stays until it has ended by itself or as [`Run::stopped`] asks.
+    fn run(&self, run: Run) -> BoxFuture<'static, End>;
 }
 
-/// Keeps one process.
-pub(crate) struct Keeper {
+/// How a group's run ended.
+#[derive(Debug, Clone, Default)]
+pub struct End {
+    /// In words, such as `killed by SIGKILL`.
+    pub how: String,
+    /// Its last log lines, oldest first.
+    pub evidence: Vec<String>,
+}
+
+/// What a run tells its node.
+#[derive(Debug)]
+pub(crate) enum News {
+    Spawned(u32),
+    Ready,
+    Health(State, String),
+    Ended(End),
+}
+
+/// One run of a group: what to run, and how to tell the node about it.
+pub struct Run {
     pub(crate) place: usize,
     pub(crate) spec: GroupSpec,
-    pub(crate) layout: Layout,
-    pub(crate) grace: Duration,
+    pub(crate) drain: Duration,
     pub(crate) stop: CancellationToken,
     pub(crate) news: mpsc::Sender<(usize, News)>,
 }
@@ -50,65 +61,34 @@ struct Health {
     cause: String,
 }
 
-impl Keeper {
-    /// Starts the process and stays with it until it has ended.
-    pub(crate) async fn keep(self) {
-        let (exit, words) = match self.spawn() {
-            Ok(child) => {
-                let (exit, words) = self.attend(child).await;
-                (Some(exit), words)
-            }
-            Err(fault) => (None, fault.message),
-        };
-        // It names a process that has ended, and the next start replaces it.
-        let (Ok(()) | Err(_)) = std::fs::remove_file(self.layout.record(&self.spec.id));
-        self.tell(News::Exited(exit, words)).await;
+impl Run {
+    /// What to run.
+    pub fn spec(&self) -> &GroupSpec {
+        &self.spec
     }
 
-    async fn tell(&self, news: News) {
-        // The node waits for the end of every keeper, so that somebody listens as long as one speaks.
-        let (Ok(()) | Err(_)) = self.news.send((self.place, news)).await;
+    /// How long the group has to finish its work once it is to end.
+    pub fn drain(&self) -> Duration {
+        self.drain
     }
 
-    fn spawn(&self) -> Result<Child, Fault> {
-        let launch = &self.spec.launch;
-        let child = Child::spawn(&Spawn {
-            name: self.spec.id.to_string(),
-            program: launch.program.clone(),
-            args: launch.args.clone(),
-            env: launch.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            log: LogFile::new(self.layout.log(&self.spec.id)),
-            notify: self.layout.notify(&self.spec.id),
-        })?;
-        if let Some(record) = Orphan::of(&self.spec.id, child.pid(), self.place) {
-            record.write(&self.layout.record(&self.spec.id))?;
-        }
-        Ok(child)
+    /// Its process runs.
+    pub async fn spawned(&self, pid: u32) {
+        self.tell(News::Spawned(pid)).await;
     }
 
-    async fn attend(&self, mut child: Child) -> (Exit, String) {
-        self.tell(News::Spawned(child.pid())).await;
-        tokio::select! {
-            ready = child.ready(Duration::MAX) => if ready.is_err() {
-                return (child.exited().await, "before it was ready".into());
-            },
-            () = self.stop.cancelled() => return (child.stop(self.grace).await, String::new()),
-        }
+    /// It is ready.
+    pub async fn ready(&self) {
         self.tell(News::Ready).await;
-        let hung = tokio::select! {
-            exit = child.exited() => return (exit, String::new()),
-            () = self.stop.cancelled() => false,
-            () = self.probe() => true,
-        };
-        if !hung {
-            return (child.stop(self.grace).await, String::new());
-        }
-        let words = format!("it did not answer /health {} times in a row", Silence::MOST);
-        (child.stop(HUNG_GRACE).await, words)
+    }
+
+    /// Waits until the group is to end.
+    pub fn stopped(&self) -> WaitForCancellationFuture<'_> {
+        self.stop.cancelled()
     }
 
     /// Asks for the group's health again and again; returns when it no longer answers.
-    async fn probe(&self) {
+    pub async fn probe(&self) {
         let mut silence = Silence::default();
         loop {
             let health = match get(self.spec.contract, "/health", PROBE_LIMIT).await {
@@ -126,4 +106,96 @@ impl Keeper {
             tokio::time::sleep(PROBE_PERIOD).await;
         }
     }
+
+    pub(crate) async fn tell(&self, news: News) {
+        // The node waits for the end of every run, so that somebody listens as long as one speaks.
+        let (Ok(()) | Err(_)) = self.news.send((self.place, news)).await;
+    }
+}
+
+/// Runs each group as a process that says READY by itself.
+pub struct Processes {
+    layout: Layout,
+    margin: Duration,
+    launch: Box<dyn Fn(&GroupSpec) -> Launch + Send + Sync>,
+}
+
+impl Processes {
+    /// `launch` says how a group's process is started. A process that has not ended `margin` after its drain is ended by
+    /// force.
+    pub fn new(
+        layout: Layout,
+        margin: Duration,
+        launch: impl Fn(&GroupSpec) -> Launch + Send + Sync + 'static,
+    ) -> Self {
+        Self { layout, margin, launch: Box::new(launch) }
+    }
+}
+
+impl Runner for Processes {
+    fn run(&self, run: Run) -> BoxFuture<'static, End> {
+        let process =
+            Process { launch: (self.launch)(&run.spec), layout: self.layout.clone(), margin: self.margin, run };
+        Box::pin(process.attend())
+    }
+}
+
+struct Process {
+    run: Run,
+    layout: Layout,
+    margin: Duration,
+    launch: Launch,
+}
+
+impl Process {
+    async fn attend(self) -> End {
+        let end = match self.spawn() {
+            Ok(child) => self.stay(child).await,
+            Err(fault) => End { how: "could not be started".into(), evidence: vec![fault.message] },
+        };
+        // It names a process that has ended; the next start replaces it.
+        let (Ok(()) | Err(_)) = std::fs::remove_file(self.layout.record(&self.run.spec.id));
+        end
+    }
+
+    fn spawn(&self) -> Result<Child, Fault> {
+        let id = &self.run.spec.id;
+        let child = Child::spawn(&Spawn {
+            name: id.to_string(),
+            program: self.launch.program.clone(),
+            args: self.launch.args.clone(),
+            env: self.launch.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            log: LogFile::new(self.layout.log(id)),
+            notify: self.layout.notify(id),
+        })?;
+        if let Some(record) = Orphan::of(id, child.pid(), self.run.place) {
+            record.write(&self.layout.record(id))?;
+        }
+        Ok(child)
+    }
+
+    async fn stay(&self, mut child: Child) -> End {
+        let grace = self.run.drain + self.margin;
+        self.run.spawned(child.pid()).await;
+        tokio::select! {
+            ready = child.ready(Duration::MAX) => if ready.is_err() {
+                return end(child.exited().await, " before it was ready");
+            },
+            () = self.run.stopped() => return end(child.stop(grace).await, ""),
+        }
+        self.run.ready().await;
+        tokio::select! {
+            exit = child.exited() => return end(exit, ""),
+            () = self.run.stopped() => {}
+            () = self.run.probe() => {
+                let why = format!(", after it left /health unanswered {} times in a row", Silence::MOST);
+                return end(child.stop(HUNG_GRACE).await, &why);
+            }
+        }
+        end(child.stop(grace).await, "")
+    }
+}
+
+fn end(exit: tandem_process::Exit, circumstances: &str) -> End {
+    End { how: format!("{exit}{circumstances}"), evidence: exit.evidence }
 }

@@ -1,7 +1,7 @@
 //! Runs one machine.
 //!
-//! [`Node::start`] takes the data folder, ends what a dead node left behind and starts every group as a process the
-//! moment its needs are ready; [`NodeHandle`] and the socket behind [`Control`] tell how it goes and take orders. What to
+//! [`end_orphans`] ends what a dead node left behind, [`Node::start`] starts every group the moment its needs are ready,
+//! [`Processes`] runs each as a process; [`NodeHandle`] and the socket behind [`Control`] tell how it goes and take orders. What to
 //! do next is decided by plain functions; everything else here is plumbing around them.
 
 mod client;
@@ -18,6 +18,7 @@ mod stale;
 mod status;
 
 pub use client::Control;
+pub use group::{End, Processes, Run, Runner};
 pub use http::{Answer, get};
 pub use layout::Layout;
 pub use lock::{DataLock, Holder};

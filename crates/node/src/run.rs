@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::control;
-use crate::group::{Keeper, News};
+use crate::group::{News, Run, Runner};
 use crate::layout::Layout;
 use crate::lock::DataLock;
 use crate::logic::{Input, Machine, Member, Output, Phase};
@@ -21,10 +21,8 @@ use crate::status::{Event, ExitStatus, GroupState, GroupStatus, Happening, NodeS
 
 /// Events that a slow follower may be behind before it is given a fresh picture instead.
 const EVENTS: usize = 256;
-/// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
-const STOP_MARGIN: Duration = Duration::from_secs(20);
 
-/// What a node runs, and how.
+/// What a node runs.
 #[derive(Debug)]
 pub struct NodeConfig {
     /// Its name.
@@ -141,7 +139,7 @@ pub struct Node {
 impl Node {
     /// Opens the control socket and starts the groups. `lock` is the right to the data directory; groups that a dead node
     /// left behind have been ended by [`crate::end_orphans`] before.
-    pub async fn start(config: NodeConfig, lock: DataLock) -> Result<Self, Fault> {
+    pub async fn start(config: NodeConfig, lock: DataLock, runner: Arc<dyn Runner>) -> Result<Self, Fault> {
         let (orders, inbox) = mpsc::channel(16);
         let since = SystemTime::now().into();
         let status = NodeStatus {
@@ -165,7 +163,7 @@ impl Node {
         let handle = NodeHandle { shared: shared.clone() };
         let socket = config.layout.socket();
         let control = control::serve(&socket, handle.clone()).await?;
-        let driver = Driver::new(config, shared, lock, since);
+        let driver = Driver::new(config, shared, lock, runner);
         Ok(Self { handle, driver: tokio::spawn(driver.run(inbox)), control })
     }
 
@@ -220,7 +218,7 @@ struct Driver {
     config: NodeConfig,
     shared: Arc<Shared>,
     lock: DataLock,
-    since: Timestamp,
+    runner: Arc<dyn Runner>,
     machine: Machine,
     groups: Vec<Keeping>,
     news: mpsc::Sender<(usize, News)>,
@@ -231,7 +229,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(config: NodeConfig, shared: Arc<Shared>, lock: DataLock, since: Timestamp) -> Self {
+    fn new(config: NodeConfig, shared: Arc<Shared>, lock: DataLock, runner: Arc<dyn Runner>) -> Self {
         let place = |name: &GroupName| config.groups.iter().position(|g| g.id.group == *name);
         let members = config.groups.iter().map(|group| Member {
             needs: group.needs.iter().filter_map(place).collect(),
@@ -244,7 +242,7 @@ impl Driver {
         let (settled, settlings) = mpsc::channel(64);
         let groups = config.groups.iter().map(|_| Keeping::default()).collect();
         let tasks = JoinSet::new();
-        Self { config, shared, lock, since, machine, groups, news, inbox, settled, settlings, tasks }
+        Self { config, shared, lock, runner, machine, groups, news, inbox, settled, settlings, tasks }
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
@@ -281,10 +279,6 @@ impl Driver {
         self.emit(Happening::Ended);
     }
 
-    fn now(&self) -> Timestamp {
-        self.since + self.shared.began.elapsed()
-    }
-
     fn emit(&self, what: Happening) {
         let at_ms = u64::try_from(self.shared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         // Nobody need be following.
@@ -316,15 +310,19 @@ impl Driver {
     fn start(&mut self, i: usize) {
         let last_exit = self.groups[i].last_exit.take();
         self.groups[i] = Keeping { started: Some(Instant::now()), last_exit, ..Keeping::default() };
-        let keeper = Keeper {
+        let run = Run {
             place: i,
             spec: self.config.groups[i].clone(),
-            layout: self.config.layout.clone(),
-            grace: self.config.drain + STOP_MARGIN,
+            drain: self.config.drain,
             stop: self.groups[i].stop.clone(),
             news: self.news.clone(),
         };
-        self.tasks.spawn(keeper.keep());
+        let (runner, news) = (self.runner.clone(), self.news.clone());
+        self.tasks.spawn(async move {
+            let end = runner.run(run).await;
+            // The node waits for the end of every run.
+            let (Ok(()) | Err(_)) = news.send((i, News::Ended(end))).await;
+        });
     }
 
     fn heard(&mut self, i: usize, news: News) -> Option<Input> {
@@ -347,27 +345,16 @@ impl Driver {
                 group.health = Some((state, cause));
                 None
             }
-            News::Exited(exit, words) => {
+            News::Ended(end) => {
                 group.pid = None;
                 group.health = None;
                 group.ended = Some(Instant::now());
-                let ordered = self.machine.phase(i) == Phase::Stopping;
-                let at = self.now();
-                let exit = match exit {
-                    Some(exit) => ExitStatus::new(exit, at),
-                    None => ExitStatus { how: "could not be started".into(), at, evidence: vec![words.clone()] },
-                };
-                if ordered {
-                    tracing::info!(group = %id, how = exit.how, "ended");
+                if self.machine.phase(i) == Phase::Stopping {
+                    tracing::info!(group = %id, how = end.how, "ended");
                 } else {
-                    let evidence = exit.evidence.join(" | ");
-                    tracing::warn!(group = %id, how = exit.how, words, evidence, "ended by itself");
-                    let how = if words.is_empty() || exit.evidence.contains(&words) {
-                        exit.how
-                    } else {
-                        format!("{} {words}", exit.how)
-                    };
-                    self.groups[i].last_exit = Some(ExitStatus { how, ..exit });
+                    tracing::warn!(group = %id, how = end.how, evidence = end.evidence.join(" | "), "ended by itself");
+                    let at = SystemTime::now().into();
+                    group.last_exit = Some(ExitStatus { how: end.how, at, evidence: end.evidence });
                 }
                 Some(Input::Exited(i))
             }
@@ -376,7 +363,7 @@ impl Driver {
 
     /// Brings the status up to date and tells followers what has changed.
     fn tell(&self) {
-        let now = self.now();
+        let now: Timestamp = SystemTime::now().into();
         let mut happenings = Vec::new();
         {
             let mut status = self.shared.status.write().unwrap_or_else(PoisonError::into_inner);

@@ -66,18 +66,18 @@ pub struct GroupSpec {
     pub scrape: SocketAddr,
     /// What it may use.
     pub limits: Limits,
-    /// How its process is started.
-    pub launch: Launch,
+    /// Environment variables of its process.
+    pub env: BTreeMap<String, String>,
 }
 
 impl GroupSpec {
-    /// The groups of a node in start order; `launch` says how each is started.
-    pub fn of_plan(plan: &Plan, node: &NodeName, launch: impl Fn(&GroupPlan) -> Launch) -> Vec<Self> {
+    /// The groups of a node in start order.
+    pub fn of_plan(plan: &Plan, node: &NodeName) -> Vec<Self> {
         let groups = plan.nodes.get(node).map(|n| &n.groups[..]).unwrap_or_default();
-        groups.iter().map(|group| Self::of(plan, group, launch(group))).collect()
+        groups.iter().map(|group| Self::of(plan, group)).collect()
     }
 
-    fn of(plan: &Plan, group: &GroupPlan, launch: Launch) -> Self {
+    fn of(plan: &Plan, group: &GroupPlan) -> Self {
         let peer = |id: &GroupId| {
             let node = plan.nodes.get(&id.node)?;
             let addresses = node.groups.iter().map(|g| g.contract).collect();
@@ -97,7 +97,7 @@ impl GroupSpec {
                 cpu_weight: group.cpu_weight,
                 enforcement: NOT_ENFORCED.to_owned(),
             },
-            launch,
+            env: group.env.clone(),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tandem_process::Exit;
 use tandem_types::{GroupId, NodeName, State, Timestamp};
 
 use crate::spec::Limits;
@@ -90,12 +89,6 @@ pub struct ExitStatus {
     pub at: Timestamp,
     /// Its last log lines, oldest first.
     pub evidence: Vec<String>,
-}
-
-impl ExitStatus {
-    pub(crate) fn new(exit: Exit, at: Timestamp) -> Self {
-        Self { how: exit.to_string(), at, evidence: exit.evidence }
-    }
 }
 
 /// A group as its node sees it.

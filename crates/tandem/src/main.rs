@@ -1,2 +1,80 @@
-//! x
-fn main() {}
+//! `tandem`: the command line, and the program that every node and group is a process of.
+
+mod ask;
+mod cli;
+mod doctor;
+mod down;
+mod facts;
+mod fleet;
+mod live;
+mod logging;
+mod logs;
+mod models;
+mod otlp;
+mod place;
+mod plan;
+mod preflight;
+mod probe;
+mod serve;
+mod status;
+mod style;
+mod up;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tandem_types::{Fault, reason};
+
+use crate::cli::{Cli, Command};
+use crate::place::Place;
+
+/// What a command answers its caller.
+type Outcome = Result<ExitCode, Fault>;
+
+/// Something is not as it should be.
+const FAILED: u8 = 1;
+/// No node runs here.
+const NO_NODE: u8 = 3;
+/// Ended by the person, as shells say it of SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(fault) => {
+            anstream::eprintln!("{}: {}", style::bad("error"), fault.message);
+            if let Some(after) = fault.retry_after {
+                anstream::eprintln!("  try again in {:.1} s", after.as_secs_f32());
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Outcome {
+    let place = || Place::find(cli.data.clone());
+    match cli.command {
+        Command::Serve(args) => serve::run(&args, place()?),
+        Command::Up(args) => wait(up::run(args, place()?)),
+        Command::Ask(args) => wait(ask::run(args, place()?)),
+        Command::Status(args) => wait(status::run(args, place()?)),
+        Command::Probe(args) => wait(probe::run(args, place()?)),
+        Command::Down(args) => wait(down::run(args, place()?)),
+        Command::Restart(args) => wait(down::restart(args, place()?)),
+        Command::Doctor(args) => wait(doctor::run(args, place()?)),
+        Command::Logs(args) => logs::run(&args, &place()?),
+        Command::Plan(args) => plan::run(&args),
+        Command::Models(command) => models::run(command),
+    }
+}
+
+/// Runs a command that waits for other processes; one thread is enough for that.
+fn wait(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Fault::unavailable(reason::BUG, format!("cannot start the command's runtime: {e}")))?;
+    runtime.block_on(command)
+}

@@ -7,15 +7,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{
-    SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
-};
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
 use tandem_contract::{Ended, Observer};
+use tandem_types::Fault;
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -68,7 +67,7 @@ fn data(ended: &Ended<'_>, span: tandem_contract::TraceParent) -> SpanData {
 ///
 /// # Errors
 /// The endpoint cannot be used; says why.
-pub(crate) fn spans(service: &str) -> Result<Option<Arc<dyn Observer>>, String> {
+pub(crate) fn spans(service: &str) -> Result<Option<Arc<dyn Observer>>, Fault> {
     let Some(endpoint) = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|e| !e.is_empty()) else {
         return Ok(None);
     };
@@ -80,7 +79,7 @@ pub(crate) fn spans(service: &str) -> Result<Option<Arc<dyn Observer>>, String> 
         .with_endpoint(traces)
         .with_timeout(timeout)
         .build()
-        .map_err(|e| format!("OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}: {e}"))?;
+        .map_err(|e| Fault::invalid_field("OTEL_EXPORTER_OTLP_ENDPOINT", format!("`{endpoint}`: {e}")))?;
     exporter.set_resource(&Resource::builder().with_service_name(service.to_owned()).build());
     let (queue, mut spans) = mpsc::channel::<SpanData>(QUEUE);
     tokio::spawn(async move {

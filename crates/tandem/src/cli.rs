@@ -1,0 +1,200 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tandem_types::{GroupId, NodeName};
+
+/// A private assistant on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "tandem", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Folder of everything Tandem keeps [default: $XDG_DATA_HOME/tandem or ~/.local/share/tandem]
+    #[arg(long, global = true, env = "TANDEM_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start this machine's groups and stay until they have ended
+    Up(UpArgs),
+    /// End this machine's groups in order
+    Down(DownArgs),
+    /// Ask something and print the answer as it is written
+    Ask(AskArgs),
+    /// Show node, groups and agents
+    Status(StatusArgs),
+    /// Show what groups have logged
+    Logs(LogsArgs),
+    /// Show what a fleet file means, and everything that is wrong with it
+    Plan(PlanArgs),
+    /// Check health the way a container's health check does: exit code 0 is healthy, 1 is not
+    Probe(ProbeArgs),
+    /// End a group and start it again, also after it was given up
+    Restart(RestartArgs),
+    /// Fetch, list, check and delete models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Look for what is wrong on this machine and say how to mend it
+    Doctor(DoctorArgs),
+    /// Run one group in this process; the node starts it
+    #[command(hide = true)]
+    Serve(ServeArgs),
+}
+
+/// Which fleet file, which of its nodes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FleetArgs {
+    /// The fleet file; left out: one machine, no GPU, everything on loopback
+    #[arg(value_name = "FLEET", env = "TANDEM_FLEET")]
+    pub(crate) fleet: Option<PathBuf>,
+    /// Which node of the fleet this machine is [default: the only one, or the one named like this machine]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    /// Run all groups in one process instead of one process each
+    #[arg(long)]
+    pub(crate) one_process: bool,
+    /// Return when everything has started; the node goes on in the background
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Leave the terminal: what `--detach` starts
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// The group, such as `coordination`
+    pub(crate) group: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The words; left out or `-`: read from standard input
+    pub(crate) text: Vec<String>,
+    /// Go on with this conversation, or begin one by this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) session: Option<String>,
+    /// One JSON object for each event of the turn
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show the path of the answer with its times even when the output is no terminal
+    #[arg(long)]
+    pub(crate) path: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// One group, such as `coordination`, or `node`; left out: all
+    pub(crate) group: Option<String>,
+    /// Stay and show what is logged from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many lines of the past to show
+    #[arg(short = 'n', long, default_value_t = 40, value_name = "LINES")]
+    pub(crate) lines: usize,
+    /// The lines as they were written
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    /// As JSON
+    #[arg(long, conflicts_with = "mermaid")]
+    pub(crate) json: bool,
+    /// As a Mermaid diagram
+    #[arg(long)]
+    pub(crate) mermaid: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// One group, such as `coordination` or `solo/coordination`; left out: all of this node
+    pub(crate) group: Option<String>,
+    /// The fleet file that says where groups listen; left out: that of the running node
+    #[arg(long, value_name = "FLEET", env = "TANDEM_FLEET")]
+    pub(crate) fleet: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// Every model of the catalogue and what is here of it
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch a model and check it
+    Pull {
+        /// Names from the catalogue
+        #[arg(required_unless_present = "default", conflicts_with = "default")]
+        names: Vec<String>,
+        /// Every model that the fleet's roles choose on this machine
+        #[arg(long)]
+        default: bool,
+        /// With --default: the fleet file
+        #[arg(long, value_name = "FLEET", env = "TANDEM_FLEET")]
+        fleet: Option<PathBuf>,
+    },
+    /// Delete a model's files
+    Rm {
+        /// Names from the catalogue
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Check the files of models against their hashes, whatever was found before
+    Verify {
+        /// Names from the catalogue; left out: all that are here
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Which group: `node/group`
+    pub(crate) group: GroupId,
+    /// The fleet file
+    #[arg(long)]
+    pub(crate) fleet: PathBuf,
+    /// How the fleet file is called towards people
+    #[arg(long)]
+    pub(crate) fleet_name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

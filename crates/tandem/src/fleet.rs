@@ -1,0 +1,111 @@
+//! From a fleet file to the plan of this machine, or to everything that is wrong with the file.
+
+use std::path::Path;
+
+use tandem_fleet::{Document, Finding, Plan, SOLO, Severity, render_findings};
+use tandem_types::{Code, Fault, NodeName, reason};
+
+use crate::cli::FleetArgs;
+use crate::{facts, style};
+
+/// The text of a fleet file.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    /// How it is called towards people.
+    pub(crate) name: String,
+    /// The text.
+    pub(crate) text: String,
+}
+
+/// A plan and which of its nodes this machine is.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The text it was made of.
+    pub(crate) source: Source,
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// This machine.
+    pub(crate) node: NodeName,
+}
+
+impl Source {
+    /// The file at `path`, or the built-in fleet of one machine.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self, Fault> {
+        let Some(path) = path else {
+            return Ok(Self { name: "solo (built in)".into(), text: SOLO.into() });
+        };
+        Ok(Self { name: path.display().to_string(), text: read(path)? })
+    }
+
+    /// The file that the node of this data directory runs.
+    pub(crate) fn running(path: &Path, name: &str) -> Result<Self, Fault> {
+        Ok(Self { name: name.to_owned(), text: read(path)? })
+    }
+
+    fn document(&self) -> Document {
+        Document::read(&self.name, &self.text)
+    }
+
+    /// The plan; `here` is checked against what this machine has. A refused file is shown with all findings.
+    pub(crate) fn plan(&self, here: Option<&NodeName>) -> Result<Plan, Fault> {
+        let facts = facts::gather(here)?;
+        tandem_fleet::plan(&self.document(), &facts).map_err(|refused| {
+            let message = refused.to_string();
+            anstream::eprint!("{}", coloured(&refused.findings, &self.text));
+            Fault::new(Code::InvalidArgument, reason::BAD_FIELD, message)
+        })
+    }
+
+    /// Which node of the file this machine is: the one asked for, the only one, or the one named like this machine.
+    pub(crate) fn node(&self, asked: Option<&NodeName>) -> Result<Option<NodeName>, Fault> {
+        let document = self.document();
+        let known: Vec<&str> = document.fleet().node.keys().map(String::as_str).collect();
+        let host = facts::host_name();
+        let wanted = match (asked, &known[..]) {
+            (Some(asked), _) if !known.contains(&asked.as_str()) => {
+                let message = format!("{} has no node `{asked}`; it has {}", self.name, known.join(", "));
+                return Err(Fault::not_found(message));
+            }
+            (Some(asked), _) => Some(asked.as_str()),
+            (None, [only]) => Some(*only),
+            (None, many) => many.iter().copied().find(|name| Some(*name) == host.as_deref()),
+        };
+        // A name that breaks the rules is a finding of the plan.
+        Ok(wanted.and_then(|name| name.parse().ok()))
+    }
+}
+
+/// The plan of this machine.
+pub(crate) fn planned(args: &FleetArgs) -> Result<Planned, Fault> {
+    let source = Source::open(args.fleet.as_deref())?;
+    let node = source.node(args.node.as_ref())?;
+    let plan = source.plan(node.as_ref())?;
+    match node.filter(|node| plan.nodes.contains_key(node)) {
+        Some(node) => Ok(Planned { source, plan, node }),
+        None => {
+            let known: Vec<&str> = plan.nodes.keys().map(NodeName::as_str).collect();
+            let known = known.join(", ");
+            Err(Fault::invalid_field("--node", format!("is not given: which of {known} is this machine?")))
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Fault> {
+    std::fs::read_to_string(path)
+        .map_err(|e| Fault::new(Code::NotFound, reason::NO_SUCH, format!("cannot read {}: {e}", path.display())))
+}
+
+/// Findings as text, with the severity of each in its colour.
+pub(crate) fn coloured(findings: &[Finding], text: &str) -> String {
+    let paint = |line: &str| {
+        let severities = [Severity::Error, Severity::Warning, Severity::Note];
+        let severity = severities.into_iter().find(|s| line.starts_with(&format!("{s}[")));
+        match (severity, line.split_once(": ")) {
+            (Some(Severity::Error), Some((head, rest))) => format!("{}: {}", style::bad(head), style::bold(rest)),
+            (Some(Severity::Warning), Some((head, rest))) => format!("{}: {}", style::warn(head), style::bold(rest)),
+            (Some(Severity::Note), Some((head, rest))) => format!("{}: {rest}", style::dim(head)),
+            _ => line.to_owned(),
+        }
+    };
+    render_findings(findings, text).lines().map(|line| paint(line) + "\n").collect()
+}

@@ -1,0 +1,120 @@
+//! Shows groups coming up and going down: a line for each that changes in place, or plain lines where nothing can.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tandem_node::{Event, GroupState, GroupStatus, Happening, NodeStatus};
+use tandem_types::GroupId;
+
+use crate::style;
+
+/// The view of one node.
+pub(crate) struct Live {
+    lines: Option<(MultiProgress, BTreeMap<GroupId, ProgressBar>)>,
+    shown: BTreeMap<GroupId, (GroupState, String)>,
+    width: usize,
+}
+
+impl Live {
+    /// Begins with the present picture.
+    pub(crate) fn new(status: &NodeStatus) -> Self {
+        let width = status.groups.iter().map(|g| g.group.group.as_str().len()).max().unwrap_or(0);
+        let lines = std::io::stdout().is_terminal().then(|| {
+            let multi = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::stdout());
+            let bars = status.groups.iter().map(|g| (g.group.clone(), multi.add(bar()))).collect();
+            (multi, bars)
+        });
+        let mut live = Self { lines, shown: BTreeMap::new(), width };
+        status.groups.iter().for_each(|group| live.group(group, None));
+        live
+    }
+
+    /// Shows what happened.
+    pub(crate) fn event(&mut self, event: &Event) {
+        match &event.what {
+            Happening::Group(group) => self.group(group, Some(event.at_ms)),
+            Happening::Late { group, waited_s } => {
+                self.say(&style::warn(&format!("{group} was not ready within {waited_s} s: going on without it")));
+            }
+            Happening::Settled { .. } | Happening::Ended => {}
+        }
+    }
+
+    /// A line of its own, above what changes in place.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.lines {
+            // Only a terminal that has gone cannot be written to.
+            Some((multi, _)) => drop(multi.println(text)),
+            None => anstream::println!("{text}"),
+        }
+    }
+
+    /// Leaves the lines as they are and the terminal to others.
+    pub(crate) fn finish(self) {
+        if let Some((_, bars)) = self.lines {
+            bars.into_values().for_each(|bar| bar.abandon());
+        }
+    }
+
+    fn group(&mut self, group: &GroupStatus, at_ms: Option<u64>) {
+        let key = (group.state, group.reason.clone());
+        if self.shown.get(&group.group) == Some(&key) {
+            return;
+        }
+        let first = self.shown.insert(group.group.clone(), key).is_none();
+        let name = format!("{:<w$}", group.group.group.as_str(), w = self.width);
+        let state = style::state(group.state, &format!("{:<11}", group.state.as_str()));
+        let took = match (group.state, group.ready_ms) {
+            (GroupState::Ready | GroupState::Degraded | GroupState::Unavailable, Some(ms)) => style::span(ms),
+            _ => String::new(),
+        };
+        let rest = [took, group.reason.clone()].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("  ");
+        match &self.lines {
+            Some((_, bars)) => {
+                let Some(bar) = bars.get(&group.group) else { return };
+                let moving =
+                    matches!(group.state, GroupState::Starting | GroupState::BackingOff | GroupState::Stopping);
+                if moving {
+                    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+                } else {
+                    bar.disable_steady_tick();
+                }
+                bar.set_prefix(mark(group.state));
+                bar.set_message(format!("{name}  {state}  {rest}"));
+                bar.tick();
+            }
+            // What everything begins with is no news.
+            None if first && matches!(group.state, GroupState::Waiting | GroupState::Starting) => {}
+            None => {
+                let at = at_ms.map_or_else(String::new, style::span);
+                anstream::println!("{at:>8}  {name}  {state}  {rest}");
+            }
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    // The template is a constant that a test makes.
+    let style = ProgressStyle::with_template("{prefix:.dim}{spinner} {msg}").expect("the template is sound");
+    ProgressBar::new_spinner().with_style(style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ "))
+}
+
+fn mark(state: GroupState) -> String {
+    match state {
+        GroupState::Ready => style::good("✔"),
+        GroupState::Failed | GroupState::CrashLoop => style::bad("✘"),
+        GroupState::Degraded | GroupState::Unavailable => style::warn("!"),
+        _ => " ".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_sound() {
+        bar().set_message("x");
+    }
+}

@@ -1,0 +1,188 @@
+//! `tandem logs`: what groups and the node have written down, for people.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+use tandem_types::{Fault, reason};
+
+use crate::cli::LogsArgs;
+use crate::place::Place;
+use crate::{Outcome, style};
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Most of a log's new end that is read at once.
+const READ_MOST: u64 = 4 << 20;
+
+pub(crate) fn run(args: &LogsArgs, place: &Place) -> Outcome {
+    let folder = place.layout.logs();
+    let logs = find(&folder, args.group.as_deref())?;
+    let width = logs.keys().map(String::len).max().unwrap_or(0);
+    let show = |name: &str, line: &str| {
+        let line = if args.raw { line.to_owned() } else { readable(line) };
+        let name = if logs.len() > 1 { style::dim(&format!("{name:<width$} ")) } else { String::new() };
+        anstream::println!("{name}{line}");
+    };
+    // Lines of several logs are told apart by their time; one without belongs to the line before it.
+    let mut past: Vec<(String, &str, String)> = Vec::new();
+    for (name, path) in &logs {
+        let mut time = String::new();
+        for line in tandem_process::tail(path, args.lines) {
+            time = stamp(&line).unwrap_or(time);
+            past.push((time.clone(), name, line));
+        }
+    }
+    past.sort_by(|a, b| a.0.cmp(&b.0));
+    past[past.len().saturating_sub(args.lines)..].iter().for_each(|(_, name, line)| show(name, line));
+    if args.follow {
+        follow(&logs, &show)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The logs that are asked for, by the name of who wrote them.
+fn find(folder: &Path, group: Option<&str>) -> Result<BTreeMap<String, PathBuf>, Fault> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let all: BTreeMap<String, PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
+        .collect();
+    let Some(group) = group else { return Ok(all) };
+    let name = group.rsplit('/').next().unwrap_or(group);
+    let known = all.keys().cloned().collect::<Vec<_>>().join(", ");
+    match all.into_iter().find(|(known, _)| known == name) {
+        Some(found) => Ok(BTreeMap::from([found])),
+        None => Err(Fault::not_found(format!("{} has no log of `{name}`; it has {known}", folder.display()))),
+    }
+}
+
+fn follow(logs: &BTreeMap<String, PathBuf>, show: &dyn Fn(&str, &str)) -> Result<(), Fault> {
+    let mut readers: BTreeMap<&String, Reader> = logs.iter().map(|(name, path)| (name, Reader::at_end(path))).collect();
+    loop {
+        for (name, reader) in &mut readers {
+            let lines = reader
+                .new_lines()
+                .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot read {}: {e}", reader.path.display())))?;
+            lines.iter().for_each(|line| show(name, line));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Where a log has been read to.
+struct Reader {
+    path: PathBuf,
+    file: u64,
+    read: u64,
+    half: Vec<u8>,
+}
+
+impl Reader {
+    fn at_end(path: &Path) -> Self {
+        let meta = std::fs::metadata(path).ok();
+        let (file, read) = meta.map_or((0, 0), |m| (m.ino(), m.len()));
+        Self { path: path.to_owned(), file, read, half: Vec::new() }
+    }
+
+    /// Lines that are complete since the last look. A log that was put aside is begun anew.
+    fn new_lines(&mut self) -> std::io::Result<Vec<String>> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            Err(e) => return Err(e),
+        };
+        let meta = file.metadata()?;
+        if meta.ino() != self.file || meta.len() < self.read {
+            (self.file, self.read) = (meta.ino(), 0);
+            self.half.clear();
+        }
+        file.seek(SeekFrom::Start(self.read))?;
+        self.read += file.take(READ_MOST).read_to_end(&mut self.half)? as u64;
+        let whole = self.half.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.half.drain(..whole).collect();
+        Ok(String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect())
+    }
+}
+
+fn stamp(line: &str) -> Option<String> {
+    serde_json::from_str::<Value>(line).ok()?["timestamp"].as_str().map(str::to_owned)
+}
+
+/// A JSON log line for people: time, level, message, then the rest as `key=value`. Other lines stay as they are.
+fn readable(line: &str) -> String {
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else { return line.to_owned() };
+    let mut take = |key: &str| match fields.remove(key) {
+        Some(Value::String(text)) => text,
+        Some(other) => other.to_string(),
+        None => String::new(),
+    };
+    let (time, level, message, target) = (take("timestamp"), take("level"), take("message"), take("target"));
+    let time = time.get(11..23).unwrap_or(&time).to_owned();
+    let level = match level.as_str() {
+        "ERROR" => style::bad("ERROR"),
+        "WARN" => style::warn("WARN "),
+        other => format!("{other:<5}"),
+    };
+    let rest: Vec<String> = fields
+        .iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => format!("{key}={text}"),
+            other => format!("{key}={other}"),
+        })
+        .collect();
+    let rest = style::dim(&[rest.join(" "), target].join("  "));
+    format!("{} {level} {message}  {rest}", style::dim(&time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn a_log_line_is_readable_and_other_lines_stay() {
+        let line = r#"{"timestamp":"2026-11-23T15:04:05.678901Z","level":"WARN","message":"late","group":"solo/a","n":3,"target":"x"}"#;
+        assert_eq!(plain(&readable(line)), "15:04:05.678 WARN  late  group=solo/a n=3  x");
+        assert_eq!(readable("error: port taken"), "error: port taken");
+        assert_eq!(stamp(line).as_deref(), Some("2026-11-23T15:04:05.678901Z"));
+    }
+
+    #[test]
+    fn a_followed_log_gives_whole_lines_and_survives_being_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        let append = |text: &str| {
+            let mut file = File::options().create(true).append(true).open(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        };
+        append("old\n");
+        let mut reader = Reader::at_end(&path);
+        append("one\ntw");
+        assert_eq!(reader.new_lines().unwrap(), ["one"]);
+        append("o\n");
+        assert_eq!(reader.new_lines().unwrap(), ["two"]);
+        std::fs::rename(&path, folder.path().join("x.log.1")).unwrap();
+        append("three\n");
+        assert_eq!(reader.new_lines().unwrap(), ["three"]);
+    }
+
+    #[test]
+    fn an_unknown_log_names_the_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("node.log"), "").unwrap();
+        let fault = find(folder.path(), Some("solo/nodee")).unwrap_err();
+        assert!(fault.message.contains("`nodee`") && fault.message.contains("it has node"), "{fault}");
+        assert_eq!(find(folder.path(), Some("node")).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,182 @@
+//! Looks, before anything starts, for everything that would stop the start: all of it is said at once.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+
+use tandem_engine::catalogue::{self, Entry, State, Store};
+use tandem_fleet::{Plan, RolePlan};
+use tandem_node::Layout;
+use tandem_types::{Fault, NodeName, Role};
+
+use crate::facts;
+
+/// Least free space under the data directory.
+const LEAST_FREE_BYTES: u64 = 256 << 20;
+
+/// Everything that keeps this machine's groups from starting, in words with what to do.
+pub(crate) fn obstacles(plan: &Plan, node: &NodeName, layout: &Layout) -> Vec<String> {
+    let mut found = ports(plan, node);
+    found.extend(folder(layout));
+    found
+}
+
+/// Addresses that this node's groups and its page listen at.
+pub(crate) fn addresses(plan: &Plan, node: &NodeName) -> Vec<(SocketAddr, String)> {
+    let groups = plan.nodes.get(node).into_iter().flat_map(|n| &n.groups).filter(|g| g.built());
+    let mut all: Vec<(SocketAddr, String)> = groups
+        .flat_map(|g| [(g.contract, format!("group {}", g.id)), (g.scrape, format!("scrapers of group {}", g.id))])
+        .collect();
+    all.extend(plan.web.iter().map(|web| (web.listen, "the page".to_owned())));
+    all
+}
+
+/// Ports that somebody else has.
+pub(crate) fn ports(plan: &Plan, node: &NodeName) -> Vec<String> {
+    let taken = |(address, who): (SocketAddr, String)| {
+        let error = TcpListener::bind(address).err()?;
+        let remedy = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "another program has the port; `ss -ltnp sport = :{}` shows which, or set another one in the fleet file",
+                address.port()
+            ),
+            std::io::ErrorKind::AddrNotAvailable => "this machine does not have the address: check `address`".into(),
+            _ => "check the address in the fleet file".into(),
+        };
+        Some(format!("cannot listen at {address} for {who}: {error}; {remedy}"))
+    };
+    addresses(plan, node).into_iter().filter_map(taken).collect()
+}
+
+/// What is wrong with the data directory.
+pub(crate) fn folder(layout: &Layout) -> Vec<String> {
+    let data = layout.data();
+    let probe = data.join("run/.write");
+    let written = layout.make().map_err(|fault| fault.message).and_then(|()| {
+        let write = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
+        write.map_err(|e| format!("cannot write in {}: {e}; check who owns it, or use --data DIR", data.display()))
+    });
+    if let Err(words) = written {
+        return vec![words];
+    }
+    let Some(free) = free_bytes(layout) else { return vec![] };
+    let message = || {
+        let (free, least) = (free >> 20, LEAST_FREE_BYTES >> 20);
+        format!(
+            "{} has {free} MiB free, and at least {least} MiB are needed: make room, or use --data DIR",
+            data.display()
+        )
+    };
+    (free < LEAST_FREE_BYTES).then(message).into_iter().collect()
+}
+
+/// Free bytes under the data directory.
+pub(crate) fn free_bytes(layout: &Layout) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(layout.data()).ok()?;
+    Some(stat.blocks_available() * stat.fragment_size())
+}
+
+/// The models that a fleet's roles choose on this machine, with the roles each is for, in the order of their names.
+pub(crate) fn chosen(plan: &Plan) -> Result<Vec<(String, Vec<Role>)>, Fault> {
+    let (models, _) = catalogue::built_in()?;
+    let ram_bytes = facts::machine().ram_mib << 20;
+    let mut found: Vec<(String, Vec<Role>)> = Vec::new();
+    for (role, bound) in plan.roles.iter().filter(|(_, bound)| bound.alias.is_none()) {
+        let name = match &bound.model {
+            Some(model) => Some(model.clone()),
+            None => catalogue::choose(&models, role, ram_bytes, budget(plan, bound)).model.map(|m| m.name.clone()),
+        };
+        let Some(name) = name else { continue };
+        match found.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, roles)) => roles.push(role.clone()),
+            None => found.push((name, vec![role.clone()])),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What pays for a role's model: the least of its homes' RAM and of the role's own bound.
+fn budget(plan: &Plan, bound: &RolePlan) -> Option<u64> {
+    let manager = plan.groups().filter(|g| g.agents.iter().any(|a| a.name.as_str() == "ModelManagerSuite"));
+    let homes: Vec<_> = match bound.home.is_empty() {
+        true => manager.collect(),
+        false => bound.home.iter().filter_map(|id| plan.group(id)).collect(),
+    };
+    let mib = homes.iter().filter_map(|group| group.ram_mib).chain(bound.max_mib).min()?;
+    Some(mib << 20)
+}
+
+/// Models that the fleet wants and that are not here, each with what to do and what is missing until then.
+pub(crate) fn missing_models(plan: &Plan) -> Result<Vec<String>, Fault> {
+    let store = Store::open()?;
+    let absent = |(name, roles): &(String, Vec<Role>)| -> Option<Result<String, Fault>> {
+        let state = match store.look(name) {
+            Ok(Entry { state: State::Present, .. }) => return None,
+            Ok(entry) => entry.state,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let what = match state {
+            State::Corrupt(why) => format!("is here and {why}"),
+            State::Partial(bytes) => format!("is not whole ({} MiB are here)", bytes >> 20),
+            _ => "is not here".into(),
+        };
+        let roles = roles.iter().map(Role::as_str).collect::<BTreeSet<_>>();
+        let roles = roles.into_iter().collect::<Vec<_>>().join(", ");
+        Some(Ok(format!(
+            "model {name} {what}: `tandem models pull {name}` gets it; until then the answer is `no model for {roles}`"
+        )))
+    };
+    chosen(plan)?.iter().filter_map(absent).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Source;
+
+    fn solo() -> (Plan, NodeName) {
+        let source = Source { name: "solo".into(), text: tandem_fleet::SOLO.into() };
+        let node: NodeName = "solo".parse().unwrap();
+        (source.plan(Some(&node)).unwrap(), node)
+    }
+
+    #[test]
+    fn every_taken_port_is_named_at_once() {
+        let (mut plan, node) = solo();
+        let taken: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let at = |i: usize| taken[i].local_addr().unwrap();
+        let groups = &mut plan.nodes.get_mut(&node).unwrap().groups;
+        for group in groups.iter_mut() {
+            (group.contract, group.scrape) = ("127.0.0.1:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap());
+        }
+        let built = groups.iter_mut().find(|g| g.built()).unwrap();
+        (built.contract, built.scrape) = (at(0), at(1));
+        plan.web.as_mut().unwrap().listen = at(2);
+        let found = ports(&plan, &node);
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (words, i) in found.iter().zip(0..) {
+            assert!(words.contains(&at(i).to_string()) && words.contains("ss -ltnp"), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let layout = Layout::new(file.join("data"), Some(folder.path())).unwrap();
+        let found = super::folder(&layout);
+        assert!(matches!(&found[..], [words] if words.contains("file/data") && words.contains("--data")), "{found:?}");
+    }
+
+    #[test]
+    fn roles_choose_models_of_the_catalogue() {
+        let chosen = chosen(&solo().0).unwrap();
+        let (models, _) = catalogue::built_in().unwrap();
+        assert!(chosen.iter().any(|(_, roles)| roles.iter().any(|r| r.as_str() == "llm.tiny")), "{chosen:?}");
+        for (name, _) in chosen {
+            models.model(&name).unwrap();
+        }
+    }
+}

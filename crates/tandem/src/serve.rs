@@ -1,0 +1,218 @@
+//! Runs groups inside this process: one, as the node starts it, or all of them for a small machine.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tandem_agent::{Clock, FleetView, Peers};
+use tandem_fleet::Plan;
+use tandem_host::{EnginePrograms, GroupHost, HostConfig, SetLogFilter};
+use tandem_node::{End, Layout, Run, Runner};
+use tandem_process::notify;
+use tandem_types::{Fault, GroupId, reason};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::ServeArgs;
+use crate::fleet::Source;
+use crate::place::Place;
+use crate::{FAILED, Outcome, logging, otlp, view};
+
+/// Threads of a group's process. Its agents wait most of the time; models think in processes of their own.
+const THREADS: usize = 2;
+/// Stack of such a thread.
+const STACK_BYTES: usize = 1024 * 1024;
+/// How often finished measurements are folded together, so that they do not pile up between two scrapes.
+const METRICS_UPKEEP: Duration = Duration::from_secs(30);
+
+/// What every group of a process shares.
+struct Home {
+    fleet: Arc<FleetView>,
+    layout: Layout,
+    engines: EnginePrograms,
+    metrics: PrometheusHandle,
+    set_log_filter: SetLogFilter,
+    clock: Clock,
+}
+
+impl Home {
+    fn new(fleet: FleetView, place: &Place, set_log_filter: SetLogFilter) -> Result<Self, Fault> {
+        let by_kind = BTreeMap::from([("llama".to_owned(), Place::engine(&Place::program()?))]);
+        let layout = place.layout.clone();
+        Ok(Self {
+            fleet: Arc::new(fleet),
+            engines: EnginePrograms { by_kind, logs: layout.logs(), run: layout.run().to_owned() },
+            layout,
+            metrics: logging::collect_metrics()?,
+            set_log_filter,
+            clock: Clock::system(),
+        })
+    }
+
+    fn peers(&self, group: &GroupId) -> Result<Peers, Fault> {
+        let host = "Host".parse().map_err(|e| Fault::internal(format!("{e}")))?;
+        Ok(Peers::new(self.fleet.clone(), group.agent(host)))
+    }
+
+    async fn open(&self, group: GroupId, peers: Peers) -> Result<GroupHost, Fault> {
+        let spans = otlp::spans(&group.to_string())?;
+        GroupHost::open(HostConfig {
+            data: self.layout.stores(&group),
+            group,
+            fleet: self.fleet.clone(),
+            find: tandem_agents::find,
+            peers,
+            clock: self.clock.clone(),
+            engines: self.engines.clone(),
+            metrics: self.metrics.clone(),
+            spans,
+            set_log_filter: self.set_log_filter.clone(),
+        })
+        .await
+    }
+
+    /// Never ends by itself.
+    async fn upkeep(&self) {
+        loop {
+            tokio::time::sleep(METRICS_UPKEEP).await;
+            self.metrics.run_upkeep();
+        }
+    }
+}
+
+/// `tandem serve NODE/GROUP`: one group until it is told to end.
+pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
+    let set_log_filter = logging::start(std::io::stderr)?;
+    let source = Source::running(&args.fleet, &args.fleet_name)?;
+    let plan = source.plan(Some(&args.group.node))?;
+    lower_in_need(&plan, &args.group);
+    let home = Home::new(view::of(&plan, &source), &place, set_log_filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(|e| Fault::unavailable(reason::BUG, format!("cannot start the group's runtime: {e}")))?;
+    runtime.block_on(serve(&home, &args.group, Duration::from_secs(plan.drain_s.into())))
+}
+
+async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
+    let mut ended = pin(signals()?);
+    let host = home.open(group.clone(), home.peers(group)?).await?;
+    let told = tokio::select! {
+        () = host.started() => false,
+        () = &mut ended => true,
+    };
+    if !told {
+        say(&[("READY", "1")]);
+        tracing::info!(%group, "ready");
+        tokio::select! {
+            () = &mut ended => {}
+            () = home.upkeep() => {}
+        }
+    }
+    say(&[("STOPPING", "1")]);
+    tracing::info!(%group, "told to end");
+    let cut_off = host.close(drain).await;
+    if cut_off > 0 {
+        tracing::warn!(%group, cut_off, "calls were cut off");
+        return Ok(ExitCode::from(FAILED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pin<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+    Box::pin(future)
+}
+
+/// Waits for the order to end: SIGTERM, SIGINT, or the end of the terminal.
+pub(crate) fn signals() -> Result<impl Future<Output = ()>, Fault> {
+    let listen =
+        |kind| signal(kind).map_err(|e| Fault::unavailable(reason::BUG, format!("cannot listen to signals: {e}")));
+    let (mut term, mut int, mut hup) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = hup.recv() => {}
+        }
+    })
+}
+
+fn say(lines: &[(&str, &str)]) {
+    if let Err(error) = notify(lines) {
+        tracing::warn!(%error, "whoever started this process does not listen");
+    }
+}
+
+/// Tells the kernel how readily it may end this group, and the engines it starts, when memory is short.
+fn lower_in_need(plan: &Plan, group: &GroupId) {
+    let adjustment = plan.group(group).map_or(0, |g| g.oom_score_adj);
+    let write = |value: u16| {
+        std::fs::File::options().write(true).open("/proc/self/oom_score_adj")?.write_all(value.to_string().as_bytes())
+    };
+    if adjustment > 0
+        && let Err(error) = write(adjustment)
+    {
+        tracing::warn!(%group, adjustment, %error, "oom_score_adj is not enforced");
+    }
+}
+
+/// Runs every group inside this process; calls between them stay in memory.
+pub(crate) struct InProcess {
+    home: Arc<Home>,
+    peers: Peers,
+}
+
+impl InProcess {
+    /// For the groups of `plan` that `first` is one of.
+    pub(crate) fn new(
+        plan: &Plan,
+        source: &Source,
+        place: &Place,
+        first: &GroupId,
+        set_log_filter: SetLogFilter,
+    ) -> Result<Self, Fault> {
+        let home = Home::new(view::of(plan, source), place, set_log_filter)?;
+        let peers = home.peers(first)?;
+        Ok(Self { home: Arc::new(home), peers })
+    }
+
+    /// Keeps the process's measurements small; never ends by itself.
+    pub(crate) fn upkeep(&self) -> impl Future<Output = ()> + use<> {
+        let home = self.home.clone();
+        async move { home.upkeep().await }
+    }
+}
+
+impl Runner for InProcess {
+    fn run(&self, run: Run) -> BoxFuture<'static, End> {
+        let (home, peers) = (self.home.clone(), self.peers.clone());
+        Box::pin(async move {
+            let host = match home.open(run.spec().id.clone(), peers).await {
+                Ok(host) => host,
+                Err(fault) => return End { how: "could not be started".into(), evidence: vec![fault.message] },
+            };
+            run.spawned(std::process::id()).await;
+            tokio::select! {
+                () = host.started() => {
+                    run.ready().await;
+                    tokio::select! {
+                        () = run.stopped() => {}
+                        // Its health is the process's own: a silent probe is noted, and nothing else can be ended.
+                        () = async { run.probe().await; std::future::pending().await } => {}
+                    }
+                }
+                () = run.stopped() => {}
+            }
+            let cut_off = host.close(run.drain()).await;
+            let how =
+                if cut_off == 0 { "ended in order".into() } else { format!("ended, {cut_off} calls were cut off") };
+            End { how, evidence: vec![] }
+        })
+    }
+}

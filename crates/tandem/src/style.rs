@@ -1,0 +1,75 @@
+//! Colours. Streams that want none (no terminal, `NO_COLOR`) drop them.
+
+use anstyle::{AnsiColor, Color, Style};
+use tandem_node::GroupState;
+
+fn painted(text: &str, style: Style) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+fn coloured(text: &str, color: AnsiColor) -> String {
+    painted(text, Style::new().fg_color(Some(Color::Ansi(color))))
+}
+
+pub(crate) fn good(text: &str) -> String {
+    coloured(text, AnsiColor::Green)
+}
+
+pub(crate) fn warn(text: &str) -> String {
+    coloured(text, AnsiColor::Yellow)
+}
+
+pub(crate) fn bad(text: &str) -> String {
+    coloured(text, AnsiColor::Red)
+}
+
+pub(crate) fn dim(text: &str) -> String {
+    painted(text, Style::new().dimmed())
+}
+
+pub(crate) fn bold(text: &str) -> String {
+    painted(text, Style::new().bold())
+}
+
+/// A state's word, or whatever stands for it, in the state's colour.
+pub(crate) fn state(state: GroupState, text: &str) -> String {
+    match state {
+        GroupState::Ready => good(text),
+        GroupState::Failed | GroupState::CrashLoop => bad(text),
+        GroupState::NotBuilt | GroupState::Stopped | GroupState::Waiting => dim(text),
+        _ => warn(text),
+    }
+}
+
+/// A time span in the largest unit that says enough: `1.2 s`, `5 min`, `3 h`, `12 d`.
+pub(crate) fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        60_000..7_200_000 => format!("{} min", ms / 60_000),
+        7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} d", ms / 86_400_000),
+    }
+}
+
+/// An amount of memory in MiB with one decimal.
+pub(crate) fn mib(bytes: u64) -> String {
+    let tenths = (bytes * 10 + (1 << 19)) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_readable() {
+        let spans = [(0, "0 ms"), (1_250, "1.2 s"), (61_000, "1 min"), (7_200_000, "2 h"), (172_800_000, "2 d")];
+        for (ms, text) in spans {
+            assert_eq!(span(ms), text);
+        }
+        for (bytes, text) in [(0, "0.0 MiB"), (1 << 20, "1.0 MiB"), (15_728_640, "15.0 MiB"), (1_600_000, "1.5 MiB")] {
+            assert_eq!(mib(bytes), text);
+        }
+    }
+}

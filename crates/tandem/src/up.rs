@@ -1,0 +1,330 @@
+//! `tandem up`: looks, says everything that is in the way, starts the node, shows how it comes up.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::{Stream, StreamExt as _};
+use tandem_fleet::{Severity, summary};
+use tandem_node::{
+    DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Node, NodeConfig, NodeHandle,
+    NodeStatus, Processes, Runner, end_orphans, orphans,
+};
+use tandem_process::{NotifySocket, notify};
+use tandem_types::{Fault, reason};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::cli::UpArgs;
+use crate::fleet::{Planned, planned};
+use crate::live::Live;
+use crate::place::Place;
+use crate::serve::{InProcess, signals};
+use crate::{FAILED, Outcome, logging, preflight, style};
+
+/// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
+const STOP_MARGIN: Duration = Duration::from_secs(20);
+
+/// glibc gives every thread a heap of its own; groups hold little and share two heaps instead.
+const CHILD_ENV: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
+/// Said over the readiness socket once events can be followed.
+const LISTENING: (&str, &str) = ("X_TANDEM_LISTENING", "1");
+
+pub(crate) async fn run(args: UpArgs, place: Place) -> Outcome {
+    let planned = planned(&args.fleet)?;
+    if !args.background {
+        announce(&planned);
+    }
+    if args.detach { detach(&args, &planned, &place).await } else { stay(&args, planned, place).await }
+}
+
+fn announce(planned: &Planned) {
+    let findings: Vec<_> = planned.plan.findings.iter().filter(|f| f.severity != Severity::Note).cloned().collect();
+    let groups = planned.plan.nodes.get(&planned.node).map_or(0, |n| n.groups.len());
+    anstream::println!("{} on node {}: {groups} groups", style::bold(&planned.plan.name), planned.node);
+    if !findings.is_empty() {
+        anstream::println!("{}; `tandem plan` shows them", style::warn(&summary(&findings)));
+    }
+}
+
+/// Runs the node in this process until it has ended.
+async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
+    if args.background {
+        nix::unistd::setsid().map_err(|e| Fault::internal(format!("cannot leave the terminal: {e}")))?;
+    }
+    let layout = &place.layout;
+    layout.make()?;
+    let me = Holder {
+        pid: std::process::id(),
+        node: planned.node.to_string(),
+        fleet: planned.source.name.clone(),
+        since: SystemTime::now().into(),
+    };
+    let lock = DataLock::take(&layout.lock(), &me)?;
+    let drain = Duration::from_secs(planned.plan.drain_s.into());
+    bury(layout, &lock, drain + STOP_MARGIN).await;
+    if !look(&planned, layout)? {
+        return Ok(ExitCode::from(FAILED));
+    }
+    let set_log_filter = logging::start(node_log(layout, args.background)?)?;
+    std::fs::write(layout.fleet(), &planned.source.text)
+        .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", layout.fleet().display())))?;
+
+    let plan = &planned.plan;
+    let groups = GroupSpec::of_plan(plan, &planned.node);
+    let runner: Arc<dyn Runner> = match (args.one_process, groups.first()) {
+        (true, Some(first)) => {
+            let home = InProcess::new(plan, &planned.source, &place, &first.id, set_log_filter)?;
+            tokio::spawn(home.upkeep());
+            Arc::new(home)
+        }
+        _ => Arc::new(Processes::new(layout.clone(), STOP_MARGIN, launch(&planned, layout)?)),
+    };
+    let config = NodeConfig {
+        node: planned.node.clone(),
+        fleet: planned.source.name.clone(),
+        plan_hash: plan.plan_hash.clone(),
+        layout: layout.clone(),
+        groups,
+        start_wait: Duration::from_secs(plan.start_wait_s.into()),
+        peer_wait: Duration::from_secs(plan.peer_wait_s.into()),
+        drain,
+    };
+    let ended = signals()?;
+    let node = Node::start(config, lock, runner).await?;
+    say(&[LISTENING]);
+    let handle = node.handle();
+    let watched = watch(&handle, &planned);
+    let told = async {
+        ended.await;
+        handle.down().await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = watched => {}
+        () = told => {}
+    }
+    node.wait().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Follows a node to its end.
+async fn watch(node: &NodeHandle, planned: &Planned) {
+    let (status, mut events) = node.follow();
+    let mut live = Some(Live::new(&status));
+    let mut ending = false;
+    loop {
+        let event = match events.recv().await {
+            Ok(event) => event,
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let now_ending = node.status().ending;
+        if now_ending && !ending {
+            ending = true;
+            anstream::println!("ending, last to start first");
+            live = Some(Live::new(&node.status()));
+        }
+        if let Some(live) = &mut live {
+            live.event(&event);
+        }
+        match event.what {
+            Happening::Settled { .. } => {
+                live.take().into_iter().for_each(Live::finish);
+                conclude(&node.status(), planned);
+                say(&[("READY", "1")]);
+                if std::io::stdout().is_terminal() {
+                    anstream::println!("{}", style::dim("Ctrl-C ends it; `tandem up --detach` leaves the terminal"));
+                } else {
+                    live = Some(Live::new(&node.status()));
+                }
+            }
+            Happening::Ended => {
+                live.take().into_iter().for_each(Live::finish);
+                return;
+            }
+            Happening::Group(_) | Happening::Late { .. } => {}
+        }
+    }
+}
+
+/// What has come up, what has not and why, and where the page is. Answers whether everything has.
+fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
+    let up = |state| matches!(state, GroupState::Ready | GroupState::Degraded);
+    let built: Vec<_> = status.groups.iter().filter(|g| g.state != GroupState::NotBuilt).collect();
+    let missing: Vec<_> = built.iter().filter(|g| !up(g.state)).collect();
+    let ready = built.len() - missing.len();
+    anstream::println!("{ready} of {} groups are up", built.len());
+    for group in &missing {
+        anstream::println!(
+            "  {} is {}: {}",
+            group.group,
+            style::state(group.state, group.state.as_str()),
+            group.reason
+        );
+        let evidence = group.last_exit.iter().flat_map(|exit| exit.evidence.last());
+        evidence.for_each(|line| anstream::println!("    {}", style::dim(line)));
+    }
+    if let Some(web) = &planned.plan.web
+        && planned
+            .plan
+            .agents()
+            .any(|(id, agent)| agent.built && id.agent.as_str() == "UnifiedWebAgent" && id.node == planned.node)
+    {
+        anstream::println!("page: {}", style::bold(&format!("http://{}", web.listen)));
+    }
+    missing.is_empty()
+}
+
+/// Ends what a node that died left running.
+async fn bury(layout: &Layout, lock: &DataLock, grace: Duration) {
+    let left = orphans(layout);
+    if !left.is_empty() {
+        let names: Vec<&str> = left.iter().map(|orphan| orphan.group.group.as_str()).collect();
+        let whose =
+            lock.former().map_or(String::new(), |node| format!(" of node {} (process {})", node.node, node.pid));
+        anstream::println!(
+            "{}{whose}, which died, still run: {}; ending them first",
+            style::warn(&format!("{} groups", left.len())),
+            names.join(", ")
+        );
+    }
+    for killed in end_orphans(layout, grace).await {
+        anstream::println!("{} did not end by itself and was ended by force", killed.group);
+    }
+}
+
+/// Says everything that is in the way, and what will be missing; whether the start can go on.
+fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
+    let mut obstacles = preflight::obstacles(&planned.plan, &planned.node, layout);
+    for model in preflight::missing_models(&planned.plan)? {
+        anstream::println!("{}: {model}", style::warn("no model"));
+    }
+    let engine = Place::engine(&Place::program()?);
+    if !engine.is_file() {
+        let at = engine.display();
+        obstacles.push(format!("the engine {at} is missing: `cargo build --release -p tandem-engine-llama` makes it"));
+    }
+    for obstacle in &obstacles {
+        anstream::eprintln!("{}: {obstacle}", style::bad("error"));
+    }
+    Ok(obstacles.is_empty())
+}
+
+fn launch(planned: &Planned, layout: &Layout) -> Result<impl Fn(&GroupSpec) -> Launch + Send + Sync + use<>, Fault> {
+    let program = Place::program()?;
+    let (fleet, name, data) = (layout.fleet(), planned.source.name.clone(), layout.data().to_owned());
+    Ok(move |group: &GroupSpec| {
+        let mut env = group.env.clone();
+        if std::env::var_os(CHILD_ENV.0).is_none() {
+            env.entry(CHILD_ENV.0.into()).or_insert(CHILD_ENV.1.into());
+        }
+        Launch {
+            program: program.clone(),
+            args: vec![
+                "serve".into(),
+                group.id.to_string().into(),
+                "--fleet".into(),
+                fleet.clone().into(),
+                "--fleet-name".into(),
+                name.clone().into(),
+                "--data".into(),
+                data.clone().into(),
+            ],
+            env,
+        }
+    })
+}
+
+/// Where the node writes its log: its own file, unless its errors go there anyway.
+fn node_log(
+    layout: &Layout,
+    background: bool,
+) -> Result<Box<dyn Fn() -> Box<dyn std::io::Write> + Send + Sync>, Fault> {
+    if background {
+        return Ok(Box::new(|| Box::new(std::io::stderr())));
+    }
+    let file = Arc::new(open_log(&layout.node_log())?);
+    Ok(Box::new(move || Box::new(file.clone())))
+}
+
+fn open_log(path: &Path) -> Result<File, Fault> {
+    File::options()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write the log {}: {e}", path.display())))
+}
+
+fn say(lines: &[(&str, &str)]) {
+    if let Err(error) = notify(lines) {
+        tracing::warn!(%error, "whoever started this process does not listen");
+    }
+}
+
+/// Starts the node in the background, shows how it comes up, and returns when it has.
+async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
+    let layout = &place.layout;
+    layout.make()?;
+    let mut log = open_log(&layout.node_log())?;
+    let begin = log.seek(SeekFrom::End(0)).unwrap_or(0);
+    let socket = NotifySocket::bind(&layout.run().join(format!("up-{}.notify", std::process::id())))?;
+    let failed = |e: std::io::Error| Fault::unavailable(reason::DISK, format!("cannot start the node: {e}"));
+    let mut command = tokio::process::Command::new(Place::program()?);
+    command.arg("up").arg("--background").arg("--data").arg(layout.data()).arg("--node").arg(planned.node.as_str());
+    command.args(args.fleet.fleet.iter()).args(args.one_process.then_some("--one-process"));
+    command.env("NOTIFY_SOCKET", socket.path()).stdin(Stdio::null());
+    command.stdout(log.try_clone().map_err(failed)?).stderr(log.try_clone().map_err(failed)?);
+    let mut child = command.spawn().map_err(failed)?;
+
+    let mut live = None;
+    let mut events: Option<Pin<Box<dyn Stream<Item = Event> + Send>>> = None;
+    loop {
+        tokio::select! {
+            biased;
+            message = socket.receive() => {
+                if message.get(LISTENING.0).is_some() && events.is_none() {
+                    let (status, stream) = place.control().events().await?;
+                    live = Some(Live::new(&status));
+                    events = Some(Box::pin(stream));
+                }
+                if message.is_ready() {
+                    break;
+                }
+            }
+            Some(event) = async { events.as_mut()?.next().await }, if events.is_some() => {
+                if let Some(live) = &mut live {
+                    live.event(&event);
+                }
+            }
+            ended = child.wait() => {
+                live.take().into_iter().for_each(Live::finish);
+                show_end(&layout.node_log(), begin);
+                let how = ended.map_or_else(|e| e.to_string(), |status| status.to_string());
+                return Err(Fault::unavailable(
+                    reason::ENGINE_LOST,
+                    format!("the node ended before it was up ({how}); {} has its log", layout.node_log().display()),
+                ));
+            }
+        }
+    }
+    live.into_iter().for_each(Live::finish);
+    let all = conclude(&place.control().status().await?, planned);
+    anstream::println!("{}", style::dim("`tandem status` shows it, `tandem down` ends it"));
+    Ok(ExitCode::from(if all { 0 } else { FAILED }))
+}
+
+/// What the node said to people before it ended; its log lines proper stay in the log.
+fn show_end(log: &Path, begin: u64) {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let since = bytes.get(usize::try_from(begin).unwrap_or(0)..).unwrap_or_default();
+    let text = String::from_utf8_lossy(since);
+    text.lines().filter(|line| !line.starts_with('{')).for_each(|line| anstream::eprintln!("{line}"));
+}
