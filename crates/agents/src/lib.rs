@@ -16,6 +16,7 @@ use tandem_agent::AgentDef;
 pub const ALL: &[&AgentDef] = &[
     &control::service_registry::DEF,
     &control::system_digital_twin::DEF,
+    &control::unified_system::DEF,
     &observability::observability_hub::DEF,
     &memory::session_memory::DEF,
     &language::chitchat::DEF,

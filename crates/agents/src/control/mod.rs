@@ -2,3 +2,4 @@
 
 pub mod service_registry;
 pub mod system_digital_twin;
+pub mod unified_system;

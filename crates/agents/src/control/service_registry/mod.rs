@@ -24,6 +24,7 @@ use tandem_types::{Fault, GroupId, NodeName, Timestamp, reason};
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::fields::Fields;
+use crate::opening::open;
 use logic::{Entry, Planned, Renewal, Rules, Table};
 
 /// The agent.
@@ -84,7 +85,8 @@ struct Registry {
 
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let Settings { ttl_ms, unconfirmed_ms, watch_buffer } = ctx.settings()?;
-    let store = SqliteLeases::open(ctx.data_file("registry.db"))?;
+    let path = ctx.data_file("registry.db");
+    let store = open(move || SqliteLeases::open(path)).await?;
     let rules =
         Rules { ttl: Duration::from_millis(ttl_ms.into()), grace: Duration::from_millis(unconfirmed_ms.into()) };
     let table = Table::restore(store.table().await?, rules, ctx.clock().now())?;

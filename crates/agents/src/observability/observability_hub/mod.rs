@@ -32,6 +32,7 @@ use tandem_store::telemetry::Telemetry;
 use tandem_types::{Fault, GroupId, NodeName, Timestamp};
 use tokio::sync::broadcast;
 
+use crate::opening::open;
 use http::Http;
 use logic::floods::Floods;
 use logic::picture::{Group, Picture};
@@ -158,7 +159,8 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let settings: Settings = ctx.settings()?;
     let now = ctx.clock().now();
     let me = ctx.id().node.clone();
-    let store = Telemetry::open(ctx.data_file("telemetry.db"))?;
+    let path = ctx.data_file("telemetry.db");
+    let store = open(move || Telemetry::open(path)).await?;
     let planned = planned(&ctx, now);
     let rules = settings.rules();
     let own = planned.iter().filter(|group| group.id.node == me && group.built());

@@ -73,11 +73,6 @@ impl Prober {
         self.phase
     }
 
-    /// Misses in a row.
-    pub(crate) fn misses(&self) -> u32 {
-        self.misses
-    }
-
     /// Time from here to the next probe.
     pub(crate) fn wait(&self) -> Duration {
         match self.phase {

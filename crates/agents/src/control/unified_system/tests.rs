@@ -1,0 +1,645 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+use tandem_agent::{FleetAgent, FleetGroup, FleetNode, FleetView};
+use tandem_contract::pb::tandem::common::v1 as common;
+use tandem_contract::pb::tandem::system::v1 as pb;
+use tandem_contract::rpc::{Unary, Wire, host, system};
+use tandem_contract::{Call, Reply, Service, local};
+use tandem_store::actions::{Action, ActionState, NewAction};
+use tandem_testkit::{Rig, Running};
+use tandem_types::{AgentId, AgentName, Code, Fault, GroupId, Health, NodeName, State, Timestamp, reason};
+use tokio::sync::Notify;
+
+use super::DEF;
+use super::logic::{
+    Grade, LAST_STEP, Order, SIZES, after_restart, clock_went_back, clocks, disk_room, given_up, is_away, judge, mac,
+    magic_packet, memory_limit, recycle_order, role, same_build, scope_is_known, sizes,
+};
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_secs(1_790_000_000 + seconds)
+}
+
+fn names(list: &[&str]) -> Vec<AgentName> {
+    list.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+#[test]
+fn whoever_needs_another_is_restarted_before_it() {
+    let agents: Vec<(AgentName, Vec<AgentName>)> = [
+        ("Registry", vec![]),
+        ("Twin", vec!["Registry"]),
+        ("Hand", vec!["Registry", "Twin", "Elsewhere"]),
+        ("Other", vec!["Hand"]),
+    ]
+    .map(|(name, needs)| (name.parse().unwrap(), names(&needs)))
+    .into();
+    assert_eq!(recycle_order(&agents, None), names(&["Other", "Hand", "Twin", "Registry"]));
+    let hand = "Hand".parse().unwrap();
+    assert_eq!(recycle_order(&agents, Some(&hand)), names(&["Twin", "Registry", "Other", "Hand"]));
+    let circle = [("A", vec!["B"]), ("B", vec!["A"])].map(|(name, needs)| (name.parse().unwrap(), names(&needs)));
+    assert_eq!(recycle_order(&circle, None), names(&["A", "B"]));
+}
+
+proptest! {
+    #[test]
+    fn every_agent_is_restarted_once_and_after_those_that_need_it(edges in proptest::collection::vec((0usize..8, 0usize..8), 0..20)) {
+        let name = |n: usize| format!("A{n}").parse::<AgentName>().unwrap();
+        // A need points to a lower number, so that there is no circle.
+        let needs = |n: usize| edges.iter().filter(|(a, b)| *a == n && b < a).map(|(_, b)| name(*b)).collect();
+        let agents: Vec<(AgentName, Vec<AgentName>)> = (0..8).map(|n| (name(n), needs(n))).collect();
+        let order = recycle_order(&agents, None);
+        prop_assert_eq!(order.len(), 8);
+        let place = |agent: &AgentName| order.iter().position(|a| a == agent).unwrap();
+        for (agent, needs) in &agents {
+            for need in needs {
+                prop_assert!(place(agent) < place(need), "{} before {}", agent, need);
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_of_hosts_are_judged_by_what_was_ordered() {
+    use ActionState::{Done, Failed, Pending};
+    let agent: AgentId = "solo/a/A".parse().unwrap();
+    let health = |state| Ok(Health::new(state, "", at(0)));
+    let away = Fault::unavailable(reason::PEER_AWAY, "connection refused");
+    let refused = Fault::new(Code::Conflict, reason::QUEUE_FULL, "busy");
+    for (order, answer, outcome) in [
+        (Order::Start, health(State::Ready), Done),
+        (Order::Restart, health(State::Unavailable), Done),
+        (Order::Restart, health(State::Starting), Failed),
+        (Order::Restart, health(State::Failed), Failed),
+        (Order::Stop, health(State::Stopped), Done),
+        (Order::Stop, health(State::Draining), Failed),
+        (Order::Start, Err(away.clone()), Pending),
+        (Order::Start, Err(refused), Failed),
+        (Order::Start, Err(Fault::unavailable(reason::DRAINING, "ends")), Failed),
+    ] {
+        assert_eq!(judge(order, &agent, answer.clone()).0, outcome, "{order:?} {answer:?}");
+    }
+    assert!(is_away(&away));
+}
+
+fn action(kind: &str, target: &str, state: ActionState, detail: &str) -> Action {
+    let group = target.parse::<AgentId>().map_or_else(|_| target.parse().unwrap(), |id| id.group_id());
+    let what =
+        NewAction { kind: kind.into(), group, target: target.into(), actor: "cli".into(), reason: String::new() };
+    Action { id: "1".into(), what, state, detail: detail.into(), fencing: 1, at: at(0), finished: None }
+}
+
+#[test]
+fn its_own_restart_is_proved_by_being_there_again() {
+    use ActionState::{Done, Failed, Pending, Running};
+    let me: AgentId = "solo/infra_core/UnifiedSystemAgent".parse().unwrap();
+    for (kind, target, state, detail, outcome) in [
+        ("restart", "solo/infra_core/UnifiedSystemAgent", Running, "", Some(Done)),
+        ("stop", "solo/infra_core/UnifiedSystemAgent", Running, "", Some(Failed)),
+        ("restart", "solo/infra_core/ServiceRegistry", Running, "", Some(Failed)),
+        ("recycle", "solo/infra_core", Running, LAST_STEP, Some(Done)),
+        ("recycle", "solo/infra_core", Running, "", Some(Failed)),
+        ("recycle", "solo/other", Running, LAST_STEP, Some(Failed)),
+        ("restart", "solo/other/X", Pending, "", None),
+    ] {
+        let left = action(kind, target, state, detail);
+        assert_eq!(after_restart(&left, &me).map(|(state, _)| state), outcome, "{kind} {target} {state}");
+    }
+    let pending = action("start", "solo/other/X", Pending, "");
+    let hour = Duration::from_secs(3_600);
+    assert_eq!((given_up(&pending, hour, at(3_599)), given_up(&pending, hour, at(3_600))), (false, true));
+}
+
+#[test]
+fn the_packet_is_six_ones_and_sixteen_addresses() {
+    let address = mac("0a:1B-2c:3d:4e:5f").unwrap();
+    let packet = magic_packet(address);
+    assert_eq!(packet[..6], [0xff; 6]);
+    assert!(packet[6..].chunks(6).all(|copy| copy == [0x0a, 0x1b, 0x2c, 0x3d, 0x4e, 0x5f]));
+    for bad in
+        ["", "0a:1b:2c:3d:4e", "0a:1b:2c:3d:4e:5f:60", "0a:1b:2c:3d:4e:5g", "a:1b:2c:3d:4e:5f", "+a:1b:2c:3d:4e:5f"]
+    {
+        assert_eq!(mac(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn checks_come_out_as_measured() {
+    use Grade::{Fail, Pass, Warn};
+    let node: NodeName = "pc2".parse().unwrap();
+    let group: GroupId = "pc2/a".parse().unwrap();
+    for (free, grade) in [(300, Pass), (200, Pass), (199, Warn), (99, Fail)] {
+        assert_eq!(disk_room(free, 1_000, 200, 100).grade, grade, "{free} free");
+    }
+    // Sent at 10 s, received at 14 s: the middle is 12 s, unsure by 2 s.
+    for (theirs, grade) in [(12, Pass), (16, Pass), (17, Fail), (8, Pass), (7, Fail)] {
+        assert_eq!(clocks(&node, at(theirs), at(10), at(14)).grade, grade, "{theirs}");
+    }
+    assert_eq!(clock_went_back(at(0), Some(at(-5))).grade, Pass);
+    assert_eq!(clock_went_back(at(0), Some(at(60))).grade, Fail);
+    assert_eq!(clock_went_back(Timestamp::from_secs(0), None).grade, Fail);
+    for (limit, grade) in [(Some(100), Pass), (Some(105), Pass), (Some(106), Warn), (None, Warn)] {
+        assert_eq!(memory_limit(&group, limit, 100).grade, grade, "{limit:?}");
+    }
+    let health = |state| Health::new(state, "no file", at(0));
+    for (model, state, grade) in [
+        ("smol", State::Ready, Pass),
+        ("smol", State::Starting, Warn),
+        ("smol", State::Unavailable, Fail),
+        ("", State::Unavailable, Fail),
+    ] {
+        assert_eq!(role("llm.fast", model, &health(state)).grade, grade, "{model} {state}");
+    }
+    let ours = ("plan", "contract");
+    let with = |plan: &str| (group.clone(), plan.to_owned(), "contract".to_owned());
+    assert_eq!(same_build(ours, &[with("plan")]).grade, Pass);
+    let other = same_build(ours, &[with("plan"), with("older")]);
+    assert_eq!((other.grade, other.detail.contains("pc2/a")), (Warn, true));
+    let (back, there, lost) = (Ok(true), Ok(false), Err("no answer".to_owned()));
+    for (outcomes, grade, word) in [
+        (vec![back.clone(), back.clone()], Pass, "both ways"),
+        (vec![back.clone(), there], Pass, "on the way there"),
+        (vec![back, lost.clone()], Fail, "1400 bytes do not pass"),
+        (vec![lost], Fail, "no message passes"),
+    ] {
+        let check = sizes(&node, &SIZES.into_iter().zip(outcomes).collect::<Vec<_>>());
+        assert!(check.grade == grade && check.detail.contains(word), "{check:?}");
+    }
+}
+
+#[test]
+fn scopes_are_of_the_plan() {
+    let groups: BTreeMap<GroupId, Vec<AgentName>> = [("solo/a".parse().unwrap(), names(&["A"]))].into();
+    for (scope, known) in [
+        ("", true),
+        ("solo", true),
+        ("solo/a", true),
+        ("solo/a/A", true),
+        ("pc2", false),
+        ("solo/b", false),
+        ("solo/a/B", false),
+        ("a b", false),
+    ] {
+        assert_eq!(scope_is_known(scope, &groups), known, "{scope}");
+    }
+}
+
+/// A host that does what the test says, and writes down what it was told.
+#[derive(Clone)]
+struct Toy {
+    group: &'static str,
+    told: Arc<Mutex<Vec<String>>>,
+    agents: Vec<&'static str>,
+    becomes: Arc<Mutex<State>>,
+    hold: Option<Arc<Notify>>,
+    echoes: bool,
+}
+
+impl Toy {
+    fn new(group: &'static str, agents: &[&'static str]) -> Self {
+        Self {
+            group,
+            told: Arc::default(),
+            agents: agents.to_vec(),
+            becomes: Arc::new(Mutex::new(State::Ready)),
+            hold: None,
+            echoes: true,
+        }
+    }
+
+    fn health(state: State) -> common::Health {
+        common::Health::from(&Health::new(state, "", at(0)))
+    }
+
+    async fn obey(self, what: &str, agent: &str) -> common::Health {
+        self.told.lock().unwrap().push(format!("{what} {agent}"));
+        if let Some(hold) = &self.hold {
+            hold.notified().await;
+        }
+        Self::health(*self.becomes.lock().unwrap())
+    }
+
+    fn told(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn get_health(self, padding: Vec<u8>) -> pb::GetHealthResponse {
+        let agent = |name: &&str| pb::AgentHealth {
+            agent: format!("{}/{name}", self.group),
+            health: Self::health(*self.becomes.lock().unwrap()).into(),
+            built: true,
+            ..Default::default()
+        };
+        pb::GetHealthResponse {
+            group: self.group.to_owned(),
+            health: Self::health(State::Ready).into(),
+            agents: self.agents.iter().map(agent).collect(),
+            plan_hash: "plan".into(),
+            contract_hash: tandem_contract::contract_hash().into(),
+            padding: if self.echoes { padding } else { vec![] },
+            ..Default::default()
+        }
+    }
+
+    fn service(&self) -> Service {
+        let (toy, starts, stops, restarts) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let (forgets, exports) = (self.clone(), self.clone());
+        Service::new()
+            .unary(host::GET_HEALTH, move |_, request: pb::GetHealthRequest| {
+                let answer = toy.clone().get_health(request.padding);
+                async { Ok(answer) }
+            })
+            .unary(host::START_AGENT, move |_, request: pb::HostStartAgentRequest| {
+                let toy = starts.clone();
+                async move {
+                    let health = toy.obey("start", &request.agent).await;
+                    Ok(pb::HostStartAgentResponse { health: health.into(), ..Default::default() })
+                }
+            })
+            .unary(host::STOP_AGENT, move |_, request: pb::HostStopAgentRequest| {
+                let toy = stops.clone();
+                async move {
+                    let health = toy.obey("stop", &request.agent).await;
+                    Ok(pb::HostStopAgentResponse { health: health.into(), ..Default::default() })
+                }
+            })
+            .unary(host::RESTART_AGENT, move |_, request: pb::HostRestartAgentRequest| {
+                let toy = restarts.clone();
+                async move {
+                    let health = toy.obey("restart", &request.agent).await;
+                    Ok(pb::HostRestartAgentResponse { health: health.into(), ..Default::default() })
+                }
+            })
+            .unary(host::FORGET, move |_, request: pb::ForgetRequest| {
+                forgets.told.lock().unwrap().push(format!("forget {}", request.user_id));
+                let store = pb::ForgottenStore { store: "sessions.db".into(), rows: 3, ..Default::default() };
+                async { Ok(pb::ForgetResponse { stores: vec![store], ..Default::default() }) }
+            })
+            .server_stream(host::EXPORT, move |_, request: pb::ExportRequest| {
+                let group = exports.group;
+                let row = move |n: u32| pb::ExportResponse {
+                    store: "sessions.db".into(),
+                    row_json: json!({ "n": n, "user": request.user_id, "of": group }).to_string(),
+                    ..Default::default()
+                };
+                async move { Ok(Box::pin(futures::stream::iter((0..2).map(move |n| Ok(row(n))))) as Reply<_>) }
+            })
+    }
+
+    /// The group is there from now on.
+    fn comes(&self, rig: &Running) {
+        rig.peers().add_local(self.group.parse().unwrap(), local(self.service().into_http()));
+    }
+}
+
+fn group(id: &str, agents: &[(&str, bool, bool)]) -> FleetGroup {
+    let agent = |(name, required, built): &(&str, bool, bool)| FleetAgent {
+        name: name.parse().unwrap(),
+        required: *required,
+        built: *built,
+        needs: vec![],
+        uses: vec![],
+        rpcs: vec![],
+        topics: vec![],
+        settings: json!(null),
+    };
+    FleetGroup {
+        id: id.parse().unwrap(),
+        endpoint: "http://127.0.0.1:1".into(),
+        scrape_endpoint: String::new(),
+        needs: vec![],
+        ram_bytes: 1 << 28,
+        cpus: 1.0,
+        callers: BTreeMap::new(),
+        agents: agents.iter().map(agent).collect(),
+    }
+}
+
+/// Two groups with code beside the own one, which has no host in a rig and is left out by being shown as not built.
+fn fleet() -> FleetView {
+    let node = |name: &str| FleetNode { name: name.parse().unwrap(), address: "127.0.0.1".into() };
+    let mut chain = group("solo/chain", &[("First", true, true), ("Second", false, true), ("Absent", false, false)]);
+    chain.agents[1].needs = names(&["First"]);
+    FleetView {
+        name: "test".into(),
+        plan_hash: "plan".into(),
+        text: tandem_fleet::SOLO.into(),
+        file_name: "solo.toml".into(),
+        nodes: vec![node("solo"), node("pc2")],
+        groups: vec![
+            group("solo/under_test", &[(DEF.name, false, false)]),
+            chain,
+            group("pc2/far", &[("Far", false, true)]),
+        ],
+        ..FleetView::default()
+    }
+}
+
+async fn rig() -> Running {
+    Rig::new(&DEF).fleet(fleet()).start().await
+}
+
+fn key(n: u8) -> Vec<u8> {
+    vec![n; 16]
+}
+
+async fn ask<Req: Wire, Res: Wire>(rig: &Running, rpc: Unary<Req, Res>, request: Req) -> Result<Res, Fault> {
+    rig.client().unary(rpc, request, &Call::from_door("cli")).await
+}
+
+async fn restart(rig: &Running, n: u8, agent: &str) -> Result<pb::Action, Fault> {
+    let request = pb::RestartAgentRequest {
+        idempotency_key: key(n),
+        agent: agent.into(),
+        reason: "it is slow".into(),
+        ..Default::default()
+    };
+    ask(rig, system::RESTART_AGENT, request).await.map(|answer| answer.action.as_option().unwrap().clone())
+}
+
+async fn listed(rig: &Running) -> Vec<pb::Action> {
+    ask(rig, system::LIST_ACTIONS, Default::default()).await.unwrap().actions
+}
+
+#[tokio::test]
+async fn an_action_is_done_once_kept_and_has_the_group_to_itself() {
+    let rig = rig().await;
+    let hold = Arc::new(Notify::new());
+    let toy = Toy { hold: Some(hold.clone()), ..Toy::new("solo/chain", &["First"]) };
+    toy.comes(&rig);
+    let (first, same, other) =
+        tokio::join!(restart(&rig, 1, "solo/chain/First"), restart(&rig, 1, "solo/chain/First"), async {
+            while toy.told().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let other = restart(&rig, 2, "solo/chain/Second").await;
+            hold.notify_one();
+            other
+        });
+    let done = first.unwrap();
+    assert_eq!((done.outcome.as_str(), done.actor.as_str(), done.reason.as_str()), ("done", "cli", "it is slow"));
+    assert_eq!(same.unwrap(), done, "the same key joins the same action");
+    let busy = other.unwrap_err();
+    assert_eq!(busy.code, Code::Conflict, "{busy}");
+    assert!(busy.message.contains("restart"), "the holder is named: {busy}");
+    assert_eq!(restart(&rig, 1, "solo/chain/First").await.unwrap(), done, "and finds it later");
+    assert_eq!(toy.told(), ["restart First"]);
+    assert_eq!(listed(&rig).await, [done]);
+}
+
+#[tokio::test]
+async fn a_group_that_is_away_leaves_the_action_pending_until_it_is_back() {
+    let rig = rig().await;
+    let pending = restart(&rig, 1, "solo/chain/First").await.unwrap();
+    assert_eq!(pending.outcome, "pending");
+    assert!(pending.detail.contains("solo/chain is away"), "{}", pending.detail);
+    rig.reconcile("pending").await.unwrap();
+    assert_eq!(listed(&rig).await[0].outcome, "pending");
+    let toy = Toy::new("solo/chain", &["First"]);
+    toy.comes(&rig);
+    rig.reconcile("pending").await.unwrap();
+    assert_eq!((listed(&rig).await[0].outcome.as_str(), toy.told().len()), ("done", 1));
+
+    rig.clock.advance(Duration::from_secs(1));
+    restart(&rig, 2, "pc2/far/Far").await.unwrap();
+    rig.clock.advance(Duration::from_secs(3_600));
+    rig.reconcile("pending").await.unwrap();
+    let given_up = &listed(&rig).await[0];
+    assert_eq!((given_up.outcome.as_str(), given_up.detail.starts_with("given up")), ("failed", true));
+}
+
+#[tokio::test]
+async fn an_action_cut_off_by_its_own_end_is_not_left_running() {
+    let mut rig = rig().await;
+    let toy = Toy { hold: Some(Arc::default()), ..Toy::new("solo/chain", &["First"]) };
+    toy.comes(&rig);
+    let call = Call::from_door("cli").within(Duration::from_millis(400), std::time::Instant::now());
+    let request =
+        pb::RestartAgentRequest { idempotency_key: key(1), agent: "solo/chain/First".into(), ..Default::default() };
+    let running = rig.client().unary(system::RESTART_AGENT, request, &call).await.unwrap();
+    assert_eq!(running.action.outcome, "running", "a caller whose time is up learns how it stands");
+    rig.restart().await;
+    let left = &listed(&rig).await[0];
+    assert_eq!((left.outcome.as_str(), left.detail.contains("ended while this ran")), ("failed", true));
+}
+
+#[tokio::test]
+async fn a_recycle_goes_against_the_needs_and_ends_at_the_first_failure() {
+    let rig = rig().await;
+    let toy = Toy::new("solo/chain", &["First", "Second"]);
+    toy.comes(&rig);
+    let recycle = |n| {
+        let request =
+            pb::RecycleGroupRequest { idempotency_key: key(n), group: "solo/chain".into(), ..Default::default() };
+        async { ask(&rig, system::RECYCLE_GROUP, request).await.unwrap().action.as_option().unwrap().clone() }
+    };
+    assert_eq!(recycle(1).await.outcome, "done");
+    assert_eq!(toy.told(), ["restart Second", "restart First"]);
+    *toy.becomes.lock().unwrap() = State::Failed;
+    let failed = recycle(2).await;
+    assert_eq!((failed.outcome.as_str(), toy.told().len()), ("failed", 3));
+}
+
+#[tokio::test]
+async fn orders_that_cannot_be_are_refused_before_anything_is_done() {
+    let rig = rig().await;
+    let start = |key: Vec<u8>, agent: &str| {
+        let request = pb::StartAgentRequest { idempotency_key: key, agent: agent.into(), ..Default::default() };
+        async { ask(&rig, system::START_AGENT, request).await.map(drop) }
+    };
+    let stop = |agent: &str| {
+        let request = pb::StopAgentRequest { idempotency_key: key(9), agent: agent.into(), ..Default::default() };
+        async { ask(&rig, system::STOP_AGENT, request).await.map(drop) }
+    };
+    for (refusal, code, word) in [
+        (start(vec![1], "no agent").await, Code::InvalidArgument, "idempotency_key"),
+        (start(key(1), "solo/nowhere/X").await, Code::NotFound, "solo/nowhere"),
+        (start(key(1), "solo/chain/Stranger").await, Code::NotFound, "Stranger"),
+        (start(key(1), "solo/chain/Absent").await, Code::FailedPrecondition, "no code"),
+        (stop("solo/chain/First").await, Code::FailedPrecondition, "force"),
+    ] {
+        let fault = refusal.unwrap_err();
+        assert!(fault.code == code && fault.message.contains(word), "{fault}");
+    }
+    assert_eq!(listed(&rig).await, []);
+}
+
+async fn request_of(rig: &Running, id: &str) -> pb::DataRequest {
+    let request = pb::GetDataRequestRequest { request_id: id.into(), ..Default::default() };
+    ask(rig, system::GET_DATA_REQUEST, request).await.unwrap().request.as_option().unwrap().clone()
+}
+
+#[tokio::test]
+async fn forgetting_closes_only_when_every_group_has_answered() {
+    let rig = rig().await;
+    let (near, far) = (Toy::new("solo/chain", &["First"]), Toy::new("pc2/far", &["Far"]));
+    near.comes(&rig);
+    let forget = |confirm: &str| {
+        let (user_id, confirm_user_id) = ("juan".into(), confirm.into());
+        let request =
+            pb::RequestForgetRequest { idempotency_key: key(1), user_id, confirm_user_id, ..Default::default() };
+        async { ask(&rig, system::REQUEST_FORGET, request).await }
+    };
+    let fault = forget("").await.unwrap_err();
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::FailedPrecondition, reason::CONFIRMATION_NEEDED));
+    let open = forget("juan").await.unwrap().request.as_option().unwrap().clone();
+    let state = |request: &pb::DataRequest, group: &str| {
+        request.groups.iter().find(|g| g.group == group).map(|g| g.state.clone()).unwrap()
+    };
+    assert_eq!((open.state.as_str(), state(&open, "solo/chain").as_str()), ("open", "done"));
+    assert_ne!(state(&open, "pc2/far"), "done");
+    assert!(rig.events().is_empty());
+    // It answers, but an agent of it does not run, so its store was not asked.
+    *far.becomes.lock().unwrap() = State::Failed;
+    far.comes(&rig);
+    rig.reconcile("data").await.unwrap();
+    assert!(state(&request_of(&rig, &open.request_id).await, "pc2/far").contains("is failed"));
+    *far.becomes.lock().unwrap() = State::Ready;
+    rig.reconcile("data").await.unwrap();
+    let closed = request_of(&rig, &open.request_id).await;
+    assert_eq!((closed.state.as_str(), closed.groups.iter().all(|g| g.stores[0].rows == 3)), ("closed", true));
+    assert_eq!((near.told(), far.told()), (vec!["forget juan".to_owned()], vec!["forget juan".to_owned()]));
+    let told: Vec<String> = rig.events().into_iter().map(|event| event.topic).collect();
+    assert_eq!(told, ["data.forgotten"]);
+    rig.reconcile("data").await.unwrap();
+    assert_eq!(rig.events().len(), 1);
+}
+
+#[tokio::test]
+async fn an_export_is_one_private_file_with_every_row() {
+    let rig = rig().await;
+    let (near, far) = (Toy::new("solo/chain", &["First"]), Toy::new("pc2/far", &["Far"]));
+    near.comes(&rig);
+    let request = pb::RequestExportRequest { idempotency_key: key(1), user_id: "juan".into(), ..Default::default() };
+    let open = ask(&rig, system::REQUEST_EXPORT, request.clone()).await.unwrap().request.as_option().unwrap().clone();
+    assert_eq!(open.state, "open");
+    assert!(!std::path::Path::new(&open.path).exists(), "half an export is none");
+    far.comes(&rig);
+    rig.reconcile("data").await.unwrap();
+    let closed = ask(&rig, system::REQUEST_EXPORT, request).await.unwrap().request.as_option().unwrap().clone();
+    assert_eq!((closed.state.as_str(), &closed.request_id), ("closed", &open.request_id));
+    let text = std::fs::read_to_string(&closed.path).unwrap();
+    let mut rows: Vec<(String, u64)> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| (line["group"].as_str().unwrap().to_owned(), line["row"]["n"].as_u64().unwrap()))
+        .collect();
+    rows.sort();
+    let row = |group: &str, n| (group.to_owned(), n);
+    assert_eq!(rows, [row("pc2/far", 0), row("pc2/far", 1), row("solo/chain", 0), row("solo/chain", 1)]);
+    let file = std::path::Path::new(&closed.path);
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "no parts are left");
+}
+
+#[tokio::test]
+async fn a_fleet_file_is_checked_with_every_finding() {
+    let rig = rig().await;
+    let plan = |text: &str| {
+        let request = pb::PlanRequest { fleet_toml: text.into(), file_name: "mine.toml".into(), ..Default::default() };
+        async { ask(&rig, system::PLAN, request).await.unwrap() }
+    };
+    let good = plan("").await;
+    assert!(!good.plan_hash.is_empty() && good.text.contains("infra_core"), "{good:?}");
+    let bad =
+        plan(&tandem_fleet::SOLO.replace("port = 8201", "port = 8200").replace("ChitchatAgent", "ChatAgent")).await;
+    assert!(bad.plan_hash.is_empty() && bad.findings.len() >= 2, "{bad:?}");
+    assert_eq!(bad.findings[0].severity, "error");
+    assert!(bad.findings[0].at.starts_with("mine.toml:"), "{:?}", bad.findings[0]);
+}
+
+#[tokio::test]
+async fn the_doctor_looks_at_groups_disk_clock_and_paths() {
+    let rig = rig().await;
+    let toy = Toy { echoes: false, ..Toy::new("solo/chain", &["First"]) };
+    toy.comes(&rig);
+    let checks = ask(&rig, system::DOCTOR, Default::default()).await.unwrap().checks;
+    let outcome = |name: &str| {
+        checks.iter().find(|check| check.name == name).map(|check| check.outcome.as_str()).unwrap_or("missing")
+    };
+    for (name, wanted) in [
+        ("group: solo/chain", "pass"),
+        ("group: pc2/far", "fail"),
+        ("disk: data folder", "pass"),
+        ("clock: here", "fail"),
+        ("message sizes: solo", "pass"),
+        ("message sizes: pc2", "missing"),
+        ("plan and contract", "pass"),
+        ("models", "warn"),
+    ] {
+        // The rig's clock stands still, so files are written "after now".
+        assert_eq!(outcome(name), wanted, "{name} in {checks:#?}");
+    }
+    assert_eq!(checks[0].outcome, "fail", "failed ones come first");
+    assert!(checks.iter().all(|check| check.outcome == "pass" || !check.remedy.is_empty()), "{checks:#?}");
+}
+
+#[tokio::test]
+async fn a_machine_is_woken_by_its_packet_or_the_missing_setting_is_named() {
+    let wake = || pb::WakeNodeRequest { node: "pc2".into(), ..Default::default() };
+    let unset = rig().await;
+    let fault = ask(&unset, system::WAKE_NODE, wake()).await.unwrap_err();
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::FailedPrecondition, reason::SETTING_MISSING));
+    assert!(fault.message.contains("wake.pc2.mac"), "{fault}");
+    let nowhere = pb::WakeNodeRequest { node: "pc9".into(), ..Default::default() };
+    assert_eq!(ask(&unset, system::WAKE_NODE, nowhere).await.unwrap_err().code, Code::NotFound);
+
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let broadcast = socket.local_addr().unwrap().to_string();
+    let settings = json!({ "wake": { "pc2": { "mac": "0a:1b:2c:3d:4e:5f", "broadcast": broadcast } } });
+    let rig = Rig::new(&DEF).settings(settings).fleet(fleet()).start().await;
+    let sleeper = async {
+        let mut packet = [0; 200];
+        let length = socket.recv(&mut packet).await.unwrap();
+        assert_eq!(packet[..length], magic_packet([0x0a, 0x1b, 0x2c, 0x3d, 0x4e, 0x5f]));
+        Toy::new("pc2/far", &["Far"]).comes(&rig);
+    };
+    let (woken, ()) = tokio::join!(ask(&rig, system::WAKE_NODE, wake()), sleeper);
+    assert!(woken.unwrap().seconds > 0.0);
+
+    let wrong = json!({ "wake": { "pc2": { "mac": "oops", "broadcast": "here" } } });
+    let Err(fault) = Rig::new(&DEF).settings(wrong).fleet(fleet()).try_start().await else { panic!("it started") };
+    assert_eq!(fault.violations.len(), 2, "{fault}");
+}
+
+#[tokio::test]
+async fn the_overview_says_what_is_and_what_is_not_there() {
+    let rig = rig().await;
+    Toy::new("solo/chain", &["First", "Second"]).comes(&rig);
+    let maintenance = pb::SetMaintenanceRequest {
+        idempotency_key: key(1),
+        scope: "solo/chain".into(),
+        to_us: at(600).micros(),
+        reason: "new disk".into(),
+        ..Default::default()
+    };
+    ask(&rig, system::SET_MAINTENANCE, maintenance.clone()).await.unwrap();
+    let wrong = pb::SetMaintenanceRequest { scope: "solo/none".into(), to_us: 5, ..maintenance };
+    assert_eq!(ask(&rig, system::SET_MAINTENANCE, wrong).await.unwrap_err().violations.len(), 2);
+    let seen = ask(&rig, system::GET_OVERVIEW, Default::default()).await.unwrap();
+    let states: Vec<(String, State)> =
+        seen.groups.iter().map(|g| (g.group.clone(), Health::from(g.health.as_option().unwrap()).state)).collect();
+    let state = |group: &str, state| (group.to_owned(), state);
+    assert_eq!(
+        states,
+        [
+            state("solo/under_test", State::Unavailable),
+            state("solo/chain", State::Ready),
+            state("pc2/far", State::Unknown)
+        ]
+    );
+    assert_eq!(seen.maintenance[0].reason, "new disk");
+
+    let page = pb::ListServicesRequest { page_size: 2, ..Default::default() };
+    let first = ask(&rig, system::LIST_SERVICES, page).await.unwrap();
+    let rest = pb::ListServicesRequest { page_token: first.next_page_token.clone(), ..Default::default() };
+    let rest = ask(&rig, system::LIST_SERVICES, rest).await.unwrap();
+    let all: Vec<&str> = first.services.iter().chain(&rest.services).map(|s| s.agent.as_str()).collect();
+    assert_eq!((first.services.len(), all.len(), rest.next_page_token.as_str()), (2, 5, ""));
+    assert!(all.is_sorted());
+}
