@@ -318,6 +318,11 @@ impl Running {
         &self.life().started.stores
     }
 
+    /// Folder of the agent's stores.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     /// The plan and directory as the agent sees them.
     pub fn peers(&self) -> &Peers {
         &self.peers
