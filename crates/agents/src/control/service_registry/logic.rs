@@ -329,3 +329,6 @@ fn visibly_differ(before: &[Report], after: &[Report]) -> bool {
     before.len() != after.len()
         || before.iter().zip(after).any(|(a, b)| (&a.agent, &a.rpcs, &a.health) != (&b.agent, &b.rpcs, &b.health))
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ pub(super) fn same_build(ours: (&str, &str), theirs: &[(GroupId, String, String)
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

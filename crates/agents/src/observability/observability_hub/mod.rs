@@ -62,7 +62,7 @@ pub const DEF: AgentDef = AgentDef {
     // On a node without these two the fleet file says `needs = []`: the hub then knows its agents from the plan and from
     // their hosts alone.
     needs: &["ServiceRegistry", "SystemDigitalTwin"],
-    uses: &["ObservabilityHub"],
+    uses: &["UnifiedMemoryReasoningAgent", "ObservabilityHub"],
     roles: &[],
     publishes: &[HEALTH_CHANGED, ALERT_RAISED],
     required: true,

@@ -14,10 +14,12 @@ use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::rpc::{registry, telemetry};
 use tandem_contract::{FaultStream, Reply, Service};
 use tandem_testkit::{Rig, Running};
-use tandem_types::{Code, Fault, Health, State, Timestamp, reason};
+use tandem_types::{Code, Fault, Health, State, reason};
 use tokio::sync::mpsc;
 
 use super::DEF;
+
+mod errors_and_peers;
 
 const GROUP: &str = "solo/memory_stack";
 const AGENT: &str = "solo/memory_stack/SessionMemoryAgent";
@@ -286,157 +288,4 @@ async fn metrics_are_kept_and_asked_for() {
     for (name, labels) in [("unheard_of", vec![]), ("turns_total", vec![("group", "solo/other")])] {
         assert_eq!(ask(name, &labels).await.unwrap_err().code, Code::NotFound, "{name}");
     }
-}
-
-fn error(count: u32) -> pb::ErrorReport {
-    pb::ErrorReport {
-        agent: AGENT.into(),
-        code: "internal".into(),
-        reason: "bug".into(),
-        severity: pb::Severity::SEVERITY_CRITICAL.into(),
-        count,
-        at_us: 1_790_000_000_000_000,
-        ..Default::default()
-    }
-}
-
-async fn report(rig: &Running, key: u32, errors: Vec<pb::ErrorReport>) -> Result<u32, Fault> {
-    let mut idempotency_key = vec![0; 12];
-    idempotency_key.extend(key.to_be_bytes());
-    let request = pb::ReportErrorsRequest { idempotency_key, errors, ..Default::default() };
-    rig.client().unary(telemetry::REPORT_ERRORS, request, &rig.call()).await.map(|answer| answer.thinned)
-}
-
-#[tokio::test]
-async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
-    let toy = Toy::start(Act::Break).await;
-    let rig = rig(&toy, json!({})).await;
-    for key in 0..100 {
-        report(&rig, key, vec![error(60), error(40)]).await.unwrap();
-        rig.clock.advance(Duration::from_millis(100));
-    }
-    report(&rig, 99, vec![error(60), error(40)]).await.unwrap();
-    let raised = alerts(&rig, true).await;
-    assert_eq!((raised.len(), raised[0].kind.as_str(), raised[0].count), (1, "error_flood", 10_000));
-    let found = rig.client().unary(telemetry::QUERY_ERRORS, Default::default(), &rig.call()).await.unwrap().errors;
-    assert_eq!(found.iter().map(|e| e.count).sum::<u32>(), 10_000);
-    assert_eq!(rig.events().iter().filter(|event| event.topic == "alert.raised").count(), 1);
-
-    let ack =
-        pb::AckAlertRequest { alert_id: raised[0].alert_id.clone(), user_id: "juan".into(), ..Default::default() };
-    rig.client().unary(telemetry::ACK_ALERT, ack, &rig.call()).await.unwrap();
-    assert_eq!(alerts(&rig, true).await, []);
-    rig.clock.advance(Duration::from_secs(120));
-    rig.reconcile("calm").await.unwrap();
-    report(&rig, 1_000, vec![error(5)]).await.unwrap();
-    assert_eq!(alerts(&rig, true).await.len(), 1, "a flood after a calm is a new one");
-
-    let wrong = [
-        pb::ErrorReport { agent: "solo/nowhere/X".into(), ..error(1) },
-        pb::ErrorReport {
-            code: "oops".into(),
-            severity: Default::default(),
-            count: 0,
-            at_us: 0,
-            reason: String::new(),
-            ..error(1)
-        },
-    ];
-    let fault = report(&rig, 1_001, wrong.to_vec()).await.unwrap_err();
-    let named: Vec<&str> = fault.violations.iter().map(|v| v.field.as_str()).collect();
-    assert_eq!(fault.code, Code::InvalidArgument);
-    for field in ["[0].agent", "[1].code", "[1].reason", "[1].count", "[1].severity", "[1].at_us"] {
-        assert!(named.contains(&format!("errors{field}").as_str()), "{field} is not in {named:?}");
-    }
-}
-
-/// The hub of `pc2`, which has one group of its own.
-fn other_hub(said: Arc<Mutex<Option<State>>>) -> Service {
-    let clock_ahead = 60_000_000;
-    let at = Timestamp(1_790_000_000_000_000 + clock_ahead);
-    let (delta, digest) = (said.clone(), said);
-    let away = || Fault::unavailable(reason::PEER_AWAY, "the network is cut");
-    Service::new()
-        .unary(telemetry::SYNC_DELTA, move |_, request: pb::SyncDeltaRequest| {
-            let state = *delta.lock().unwrap();
-            async move {
-                let state = state.ok_or_else(away)?;
-                let version = state as u64 + 1;
-                let group = pb::GroupNode {
-                    group: "infra_core".into(),
-                    health: common::Health::from(&Health::new(state, "", at)).into(),
-                    agents: vec![pb::AgentNode {
-                        agent: "ObservabilityHub".into(),
-                        health: common::Health::from(&Health::new(state, "", at)).into(),
-                        built: true,
-                        ..Default::default()
-                    }],
-                    version,
-                    ..Default::default()
-                };
-                let known = request.versions.get("pc2/infra_core") == Some(&version);
-                let groups = if known { vec![] } else { vec![group] };
-                Ok(pb::SyncDeltaResponse { node: "pc2".into(), groups, ..Default::default() })
-            }
-        })
-        .unary(telemetry::SYNC_DIGEST, move |_, _: pb::SyncDigestRequest| {
-            let state = *digest.lock().unwrap();
-            async move {
-                state.ok_or_else(away)?;
-                Ok(pb::SyncDigestResponse { now_us: at.micros(), ..Default::default() })
-            }
-        })
-}
-
-#[tokio::test]
-async fn another_node_is_followed_and_goes_stale_but_never_failed() {
-    let toy = Toy::start(Act::Break).await;
-    let said = Arc::new(Mutex::new(Some(State::Ready)));
-    let groups =
-        vec![group("solo/under_test", DEF.name, &toy.at), group("pc2/infra_core", DEF.name, "http://127.0.0.1:1")];
-    let mut rig = Rig::new(&DEF)
-        .peer_in("pc2/infra_core".parse().unwrap(), DEF.name, other_hub(said.clone()))
-        .fleet(fleet(groups))
-        .start()
-        .await;
-    let state = async |rig: &Running| health(&group_now(rig, "pc2", "infra_core").await);
-    assert_eq!(state(&rig).await.state, State::Unknown);
-    rig.reconcile("sync").await.unwrap();
-    let seen = state(&rig).await;
-    assert_eq!((seen.state, seen.since), (State::Ready, rig.clock.now()), "times are shown by the own clock");
-    assert_eq!(alerts(&rig, true).await.iter().map(|a| a.kind.as_str()).collect::<Vec<_>>(), ["clocks_apart"]);
-    *said.lock().unwrap() = Some(State::Degraded);
-    rig.reconcile("sync").await.unwrap();
-    assert_eq!(state(&rig).await.state, State::Degraded);
-
-    *said.lock().unwrap() = None;
-    rig.clock.advance(Duration::from_secs(16));
-    rig.reconcile("sync").await.unwrap();
-    let stale = state(&rig).await;
-    assert_eq!((stale.state, stale.cause.as_str()), (State::Unknown, "stale: was degraded when last heard of"));
-    assert!(alerts(&rig, true).await.iter().any(|alert| alert.kind == "peer_silent" && alert.subject == "pc2"));
-    rig.restart().await;
-    assert_eq!(state(&rig).await.cause, "stale: was degraded when last heard of", "kept over a restart");
-
-    *said.lock().unwrap() = Some(State::Failed);
-    rig.reconcile("sync").await.unwrap();
-    assert_eq!(state(&rig).await.state, State::Failed);
-    assert!(!alerts(&rig, true).await.iter().any(|alert| alert.kind == "peer_silent"));
-}
-
-#[tokio::test]
-async fn the_own_node_is_told_to_other_hubs_once() {
-    let toy = Toy::start(Act::Say(State::Ready)).await;
-    let rig = rig(&toy, quick()).await;
-    until(&mut watch(&rig).await, State::Ready).await;
-    let ask = |versions| {
-        let request = pb::SyncDeltaRequest { node: "pc2".into(), versions, ..Default::default() };
-        async { rig.client().unary(telemetry::SYNC_DELTA, request, &rig.call()).await.unwrap().groups }
-    };
-    let all = ask(Default::default()).await;
-    assert_eq!(all.len(), 2);
-    let known = all.iter().map(|group| (format!("solo/{}", group.group), group.version)).collect();
-    assert_eq!(ask(known).await, []);
-    let digest = rig.client().unary(telemetry::SYNC_DIGEST, Default::default(), &rig.call()).await.unwrap();
-    assert_eq!((digest.node.as_str(), digest.digests.len(), digest.now_us), ("solo", 2, rig.clock.now().micros()));
 }
