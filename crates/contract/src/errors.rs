@@ -8,6 +8,9 @@ use tandem_types::{Code, Fault, Violation, reason};
 
 use crate::pb::tandem::common::v1 as pb;
 
+/// How connectrpc's client begins the message when a connection breaks under a response.
+const BROKEN_BODY: &str = "failed to read response body";
+
 const DETAIL_TYPE: &str = "tandem.common.v1.ErrorInfo";
 
 /// One row of the error table.
@@ -118,7 +121,11 @@ pub fn fault_from_wire(error: &ConnectError) -> Fault {
     if let Some(info) = info {
         return fault_from_info(&info);
     }
-    let code = TABLE.iter().find(|row| row.grpc == error.code.grpc_code()).map_or(Code::Internal, |row| row.code);
+    let code = match &error.message {
+        // The peer went away in mid-answer; the client library files that under `internal`.
+        Some(message) if message.starts_with(BROKEN_BODY) => Code::Unavailable,
+        _ => TABLE.iter().find(|row| row.grpc == error.code.grpc_code()).map_or(Code::Internal, |row| row.code),
+    };
     let reason = match code {
         Code::Unavailable => reason::PEER_AWAY,
         Code::DeadlineExceeded => reason::TIME_UP,
@@ -162,6 +169,27 @@ mod tests {
             ..Fault::invalid_field("text", "is empty").retry_after(Duration::from_millis(1500))
         };
         assert_eq!(fault_from_wire(&to_wire(&fault)), fault);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_under_an_answer_is_unavailable() {
+        use futures::StreamExt as _;
+        use http_body_util::BodyExt as _;
+        let broken = || {
+            let error = ConnectError::unavailable("reset by peer");
+            let body = http_body_util::StreamBody::new(futures::stream::iter([Err(error)]));
+            let grpc = http::Response::builder().header("content-type", "application/grpc+proto");
+            grpc.body(body.boxed_unsync()).unwrap()
+        };
+        let peer = crate::LocalService::new(tower::service_fn(move |_| async move { Ok(broken()) }));
+        let client = crate::Client::new(crate::Channel::Local(peer), http::Uri::from_static("http://peer"));
+        let call = crate::Call::from_door("test");
+        let mut stream = client.server_stream(crate::rpc::registry::WATCH, Default::default(), &call).await.unwrap();
+        let streamed = stream.next().await.unwrap().unwrap_err();
+        let at_once = client.unary(crate::rpc::registry::LIST, Default::default(), &call).await.unwrap_err();
+        for fault in [streamed, at_once] {
+            assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::PEER_AWAY), "{fault}");
+        }
     }
 
     #[test]
