@@ -61,6 +61,14 @@ impl LlamaGenerator {
         self.runner.ended().await
     }
 
+    /// Unloads the model after its current step; answers under way fail with `engine_lost`.
+    ///
+    /// # Errors
+    /// Why it had ended before.
+    pub async fn stop(&self) -> Result<(), Fault> {
+        self.runner.stop().await
+    }
+
     async fn tokens(&self, prompt: Prompt) -> Result<Vec<LlamaToken>, Fault> {
         let loaded = self.loaded.upgrade().ok_or_else(engine_lost)?;
         // A long prompt takes milliseconds, too long for a thread that serves others.

@@ -41,15 +41,22 @@ pub enum Progress {
     Idle,
 }
 
+/// What waits for the thread.
+#[derive(Debug)]
+enum Message<C> {
+    Command(C),
+    Stop,
+}
+
 /// The model's side of the thread: its queue.
 #[derive(Debug)]
 pub struct EngineThread<C, I> {
-    commands: mpsc::Receiver<C>,
+    inbox: mpsc::Receiver<Message<C>>,
     ready: Option<oneshot::Sender<Result<I, Fault>>>,
 }
 
 impl<C: Send + 'static, I> EngineThread<C, I> {
-    /// Reports the model as loaded and works until nobody holds the [`Runner`] any more.
+    /// Reports the model as loaded and works until it is told to stop or nobody holds the [`Runner`] any more.
     ///
     /// # Errors
     /// What [`Engine::step`] returned.
@@ -60,16 +67,16 @@ impl<C: Send + 'static, I> EngineThread<C, I> {
         }
         loop {
             loop {
-                match self.commands.try_recv() {
-                    Ok(command) => engine.accept(command),
+                match self.inbox.try_recv() {
+                    Ok(Message::Command(command)) => engine.accept(command),
                     Err(mpsc::error::TryRecvError::Empty) => break,
-                    Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
+                    Ok(Message::Stop) | Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
                 }
             }
             if engine.step()? == Progress::Idle {
-                match self.commands.blocking_recv() {
-                    Some(command) => engine.accept(command),
-                    None => return Ok(()),
+                match self.inbox.blocking_recv() {
+                    Some(Message::Command(command)) => engine.accept(command),
+                    Some(Message::Stop) | None => return Ok(()),
                 }
             }
         }
@@ -79,7 +86,7 @@ impl<C: Send + 'static, I> EngineThread<C, I> {
 /// A handle to a model's thread. When the last clone is dropped the thread ends after its current step, and what was
 /// under way fails with `engine_lost`.
 pub struct Runner<C> {
-    commands: mpsc::Sender<C>,
+    inbox: mpsc::Sender<Message<C>>,
     ended: watch::Receiver<Option<Result<(), Fault>>>,
 }
 
@@ -92,7 +99,7 @@ impl<C> fmt::Debug for Runner<C> {
 
 impl<C> Clone for Runner<C> {
     fn clone(&self) -> Self {
-        Self { commands: self.commands.clone(), ended: self.ended.clone() }
+        Self { inbox: self.inbox.clone(), ended: self.ended.clone() }
     }
 }
 
@@ -108,7 +115,7 @@ impl<C: Send + 'static> Runner<C> {
         I: Send + 'static,
         F: FnOnce(&Lease, &mut EngineThread<C, I>) -> Result<(), Fault> + Send + 'static,
     {
-        let (commands, inbox) = mpsc::channel(queue.max(1));
+        let (sender, inbox) = mpsc::channel(queue.max(1));
         let (ready, loaded) = oneshot::channel();
         let (end, ended) = watch::channel(None);
         let model = name.to_owned();
@@ -116,7 +123,7 @@ impl<C: Send + 'static> Runner<C> {
             .name(name.to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let mut own = EngineThread { commands: inbox, ready: Some(ready) };
+                let mut own = EngineThread { inbox, ready: Some(ready) };
                 let outcome = catch_unwind(AssertUnwindSafe(|| body(&lease, &mut own))).unwrap_or_else(|panic| {
                     Err(Fault::internal(format!("the engine of {model} panicked: {}", panic_text(&*panic))))
                 });
@@ -131,7 +138,7 @@ impl<C: Send + 'static> Runner<C> {
             })
             .map_err(|e| Fault::unavailable(reason::ENGINE_LOST, format!("start a thread for {name}: {e}")))?;
         let info = loaded.await.map_err(|_| Fault::internal(format!("{name} ended without serving")))??;
-        Ok((Self { commands, ended }, info))
+        Ok((Self { inbox: sender, ended }, info))
     }
 
     /// Hands a command to the model; waits while the queue is full.
@@ -139,7 +146,17 @@ impl<C: Send + 'static> Runner<C> {
     /// # Errors
     /// `unavailable`, `engine_lost`, when the thread has ended.
     pub async fn send(&self, command: C) -> Result<(), Fault> {
-        self.commands.send(command).await.map_err(|_| engine_lost())
+        self.inbox.send(Message::Command(command)).await.map_err(|_| engine_lost())
+    }
+
+    /// Ends the thread after its current step and waits for it; what was under way fails with `engine_lost`.
+    ///
+    /// # Errors
+    /// As for [`ended`](Self::ended).
+    pub async fn stop(&self) -> Result<(), Fault> {
+        // A thread that takes nothing any more is ending already.
+        let _ = self.inbox.send(Message::Stop).await;
+        self.ended().await
     }
 
     /// Waits until the thread has ended, and says why.
@@ -217,6 +234,14 @@ mod tests {
         let mut ended = runner.ended.clone();
         drop(runner);
         assert_eq!(*ended.wait_for(Option::is_some).await.unwrap(), Some(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_thread_takes_nothing_more() {
+        let runner = doubler().await;
+        assert_eq!(runner.stop().await, Ok(()));
+        assert_eq!(runner.send(Command::Panic).await.unwrap_err().reason, reason::ENGINE_LOST);
+        assert_eq!(runner.stop().await, Ok(()));
     }
 
     #[tokio::test]
