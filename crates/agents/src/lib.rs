@@ -1,6 +1,7 @@
 //! Every agent, one folder each, by domain; and the one list.
 
 pub mod control;
+mod draining;
 mod fields;
 pub mod language;
 pub mod memory;

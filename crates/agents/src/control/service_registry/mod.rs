@@ -275,6 +275,7 @@ impl Registry {
 
     /// Ends leases at the moment their time is over.
     async fn end_in_time(self: Arc<Self>) {
+        let mut failing = false;
         loop {
             let next = self.table().next_expiry().map(|at| at.since(self.ctx.clock().now()));
             let moved = tokio::time::timeout(next.map_or(LOOK, |next| next.min(LOOK)), self.moved.notified()).await;
@@ -282,8 +283,10 @@ impl Registry {
                 continue;
             }
             match self.clone().expire().await {
-                Ok(()) => self.ctx.health().ready(),
+                Ok(()) if std::mem::take(&mut failing) => self.ctx.health().ready(),
+                Ok(()) => {}
                 Err(fault) => {
+                    failing = true;
                     self.ctx.health().degraded(format!("cannot record that leases ended: {}", fault.message));
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }

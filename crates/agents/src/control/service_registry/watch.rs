@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use metrics::gauge;
 use tandem_contract::pb::tandem::registry::v1 as pb;
 use tandem_contract::{Call, Reply};
@@ -13,6 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::logic::Entry;
 use super::{Registry, wire};
+use crate::draining::draining;
 
 /// Counts who watches.
 struct Watching;
@@ -79,7 +80,7 @@ impl Registry {
             after => self.since(after).await?,
         };
         let follower = Follower { first, known, live, over: false, _watching: Watching::begin() };
-        Ok(Box::pin(stream::unfold(follower, Follower::next)))
+        Ok(Box::pin(stream::unfold(follower, Follower::next).take_until(draining(&self.ctx))))
     }
 
     fn whole_table(&self) -> (u64, VecDeque<pb::WatchResponse>) {

@@ -152,7 +152,8 @@ impl SystemHand {
             }
         };
         let patience = Self::time_left(call, PATIENCE);
-        let ended = following.wait_for(|action| action.state != ActionState::Running);
+        // Its own restart waits for this very call to end, so the call does not wait for it.
+        let ended = following.wait_for(|action| action.state != ActionState::Running || action.detail == LAST_STEP);
         // Time being up is an answer too: the action as it stands.
         let (Ok(_) | Err(_)) = tokio::time::timeout(patience, ended).await;
         let action = following.borrow().clone();
@@ -184,7 +185,7 @@ impl SystemHand {
         self.running.actions().insert(action.id.clone(), following.clone());
         let hand = self.clone();
         self.ctx.spawn(async move {
-            let (state, detail) = hand.execute(&action, drain_ms).await;
+            let (state, detail) = hand.execute(&action, drain_ms, &tell).await;
             hand.conclude(&action, state, &detail, &tell).await;
             hand.running.actions().remove(&action.id);
         });
@@ -205,18 +206,39 @@ impl SystemHand {
         };
     }
 
-    async fn execute(&self, action: &Action, drain_ms: u32) -> Outcome {
+    async fn execute(&self, action: &Action, drain_ms: u32, tell: &watch::Sender<Action>) -> Outcome {
         let target = &action.what.target;
         let order = match action.what.kind.as_str() {
-            "recycle" => return self.recycle(action).await,
+            "recycle" => return self.recycle(action, tell).await,
             "start" => Order::Start,
             "stop" => Order::Stop,
             _ => Order::Restart,
         };
         match target.parse::<AgentId>() {
-            Ok(agent) => self.order(order, &agent, drain_ms).await,
+            Ok(agent) => match self.last_step(order, &agent, action, tell).await {
+                Ok(()) => self.order(order, &agent, drain_ms).await,
+                Err(outcome) => outcome,
+            },
             Err(problem) => (ActionState::Failed, format!("the kept target is no agent: {problem}")),
         }
+    }
+
+    /// Keeps that nothing but its own restart is left of an action, before it begins: afterwards nobody can.
+    async fn last_step(
+        &self,
+        order: Order,
+        agent: &AgentId,
+        action: &Action,
+        tell: &watch::Sender<Action>,
+    ) -> Result<(), Outcome> {
+        if order != Order::Restart || agent != self.ctx.id() {
+            return Ok(());
+        }
+        let noted = self.store.note(&action.id, ActionState::Running, LAST_STEP, self.now()).await;
+        let noted =
+            noted.map_err(|fault| (ActionState::Failed, format!("cannot keep its last step: {}", fault.message)))?;
+        tell.send_replace(noted);
+        Ok(())
     }
 
     async fn order(&self, order: Order, agent: &AgentId, drain_ms: u32) -> Outcome {
@@ -249,7 +271,7 @@ impl SystemHand {
     }
 
     /// Restarts the agents of a group one after the other; ends at the first that does not come up.
-    async fn recycle(&self, action: &Action) -> Outcome {
+    async fn recycle(&self, action: &Action, tell: &watch::Sender<Action>) -> Outcome {
         let group = &action.what.group;
         let agents = match self.planned(group) {
             Ok(planned) => planned.agents.iter().filter(|agent| agent.built),
@@ -261,10 +283,8 @@ impl SystemHand {
         let order = recycle_order(&agents, own);
         for (done, name) in order.iter().enumerate() {
             let agent = group.agent(name.clone());
-            if agent == *me
-                && let Err(fault) = self.store.note(&action.id, ActionState::Running, LAST_STEP, self.now()).await
-            {
-                return (ActionState::Failed, format!("the last step could not be kept: {}", fault.message));
+            if let Err(outcome) = self.last_step(Order::Restart, &agent, action, tell).await {
+                return outcome;
             }
             match self.order(Order::Restart, &agent, 0).await {
                 (ActionState::Done, _) => {}

@@ -82,8 +82,8 @@ pub(super) fn after_restart(action: &Action, me: &AgentId) -> Option<Outcome> {
     })
 }
 
-/// Detail of a recycle whose only missing step is the restart of this agent.
-pub(super) const LAST_STEP: &str = "all others are restarted; UnifiedSystemAgent itself is last";
+/// Detail of an action whose only missing step is the restart of this agent.
+pub(super) const LAST_STEP: &str = "what is left is the restart of UnifiedSystemAgent itself";
 
 /// Whether a pending action has waited long enough.
 pub(super) fn given_up(action: &Action, patience: Duration, now: Timestamp) -> bool {

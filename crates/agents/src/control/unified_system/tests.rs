@@ -17,6 +17,7 @@ use super::logic::magic_packet;
 use toy::Toy;
 
 mod toy;
+mod with_hosts;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_secs(1_790_000_000 + seconds)

@@ -233,10 +233,13 @@ impl Hub {
     /// Says or takes back what makes the hub poorer.
     fn trouble(&self, about: &'static str, what: Option<String>) {
         let mut troubles = lock(&self.troubles);
-        match what {
-            Some(what) => troubles.insert(about, what),
+        let former = match &what {
+            Some(what) => troubles.insert(about, what.clone()),
             None => troubles.remove(about),
         };
+        if former == what {
+            return;
+        }
         match troubles.is_empty() {
             true => self.ctx.health().ready(),
             false => self.ctx.health().degraded(troubles.values().cloned().collect::<Vec<_>>().join("; ")),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::{Call, Reply};
 use tandem_store::series::{Query, SeriesStore as _};
@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::logic::picture::roll_up;
 use super::{Hub, wire};
+use crate::draining::draining;
 use crate::fields::Fields;
 
 /// The label under which a series' group is asked for and shown.
@@ -42,7 +43,7 @@ impl Hub {
         let now = self.now();
         let views = self.picture().views();
         let first: VecDeque<_> = views.into_values().flatten().map(|group| wire::change(&group, now)).collect();
-        Ok(Box::pin(stream::unfold(Some((first, live)), follow)))
+        Ok(Box::pin(stream::unfold(Some((first, live)), follow).take_until(draining(&self.ctx))))
     }
 
     pub(super) async fn query_series(
