@@ -25,7 +25,7 @@ use tokio::net::UnixListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 
-use crate::run::{NodeHandle, remove_socket};
+use crate::run::NodeHandle;
 use crate::status::Happening;
 
 /// Listens at `path` until it is aborted.
@@ -33,7 +33,7 @@ pub(crate) async fn serve(path: &Path, node: NodeHandle) -> Result<JoinHandle<()
     let failed = |e: std::io::Error| {
         Fault::unavailable(reason::DISK, format!("cannot make the control socket {}: {e}", path.display()))
     };
-    remove_socket(path);
+    remove(path);
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let routes = Router::new()
@@ -47,6 +47,12 @@ pub(crate) async fn serve(path: &Path, node: NodeHandle) -> Result<JoinHandle<()
             tracing::error!(%error, "the control socket stopped serving");
         }
     }))
+}
+
+/// Removes the socket of a node that has ended.
+pub(crate) fn remove(path: &Path) {
+    // It may never have been made, or be gone with its folder.
+    let (Ok(()) | Err(_)) = std::fs::remove_file(path);
 }
 
 async fn down(State(node): State<NodeHandle>) -> Response {

@@ -166,7 +166,7 @@ impl Process {
             args: self.launch.args.clone(),
             env: self.launch.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             log: LogFile::new(self.layout.log(id)),
-            notify: self.layout.notify(id),
+            notify: self.layout.notify(self.run.place),
         })?;
         if let Some(record) = Orphan::of(id, child.pid(), self.run.place) {
             record.write(&self.layout.record(id))?;

@@ -9,8 +9,8 @@ use tandem_types::{Fault, GroupId, reason};
 /// Longest path of a Unix socket, without its closing zero (`sun_path` in unix(7)).
 const SOCKET_PATH_MOST: usize = 107;
 
-/// Longest file name of a socket in the run folder.
-const SOCKET_NAME_MOST: usize = 80;
+/// Longest file name of a socket in the run folder, such as `up-4194304.notify`.
+const SOCKET_NAME_MOST: usize = 20;
 
 /// The folders of one data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,9 +106,9 @@ impl Layout {
         self.data.join("run/fleet.toml")
     }
 
-    /// Readiness socket of a group.
-    pub(crate) fn notify(&self, group: &GroupId) -> PathBuf {
-        self.run.join(format!("{}.notify", group.group))
+    /// Readiness socket of the group at this place of the start order; names of groups may be too long for it.
+    pub(crate) fn notify(&self, place: usize) -> PathBuf {
+        self.run.join(format!("group-{place}.notify"))
     }
 
     /// What is known of a group's process.
@@ -137,7 +137,7 @@ mod tests {
         let other = Layout::new(long.join("y"), Some(Path::new("/run/user/0"))).unwrap();
         assert_ne!(apart.run(), other.run());
         let fault = Layout::new(long, None).unwrap_err();
-        assert!(fault.message.contains("--data") && fault.message.contains("22 bytes"), "{fault}");
+        assert!(fault.message.contains("--data") && fault.message.contains("at most 82 bytes"), "{fault}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The node itself: turns what happens into inputs of the order, and the order's outputs into deeds.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -132,6 +132,7 @@ impl NodeHandle {
 /// A running node.
 pub struct Node {
     handle: NodeHandle,
+    socket: PathBuf,
     driver: tokio::task::JoinHandle<()>,
     control: tokio::task::JoinHandle<()>,
 }
@@ -164,7 +165,7 @@ impl Node {
         let socket = config.layout.socket();
         let control = control::serve(&socket, handle.clone()).await?;
         let driver = Driver::new(config, shared, lock, runner);
-        Ok(Self { handle, driver: tokio::spawn(driver.run(inbox)), control })
+        Ok(Self { handle, socket, driver: tokio::spawn(driver.run(inbox)), control })
     }
 
     /// For orders and questions.
@@ -181,6 +182,7 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.control.abort();
+        control::remove(&self.socket);
         ended.map_err(|e| Fault::internal(format!("the node broke: {e}")))
     }
 }
@@ -445,10 +447,4 @@ async fn until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Removes the control socket of a node that has ended.
-pub(crate) fn remove_socket(path: &Path) {
-    // It may never have been made, or be gone with its folder.
-    let (Ok(()) | Err(_)) = std::fs::remove_file(path);
 }

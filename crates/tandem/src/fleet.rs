@@ -90,6 +90,17 @@ pub(crate) fn planned(args: &FleetArgs) -> Result<Planned, Fault> {
     }
 }
 
+/// The agent that serves the page.
+const WEB_AGENT: &str = "UnifiedWebAgent";
+
+/// Where this node's page is, if it has one.
+pub(crate) fn page(plan: &Plan, node: &NodeName) -> Option<String> {
+    let groups = plan.nodes.get(node).into_iter().flat_map(|n| &n.groups);
+    let mut serving = groups.filter(|g| g.agents.iter().any(|a| a.built && a.name.as_str() == WEB_AGENT));
+    let group = serving.next()?;
+    Some(format!("http://{}", plan.web.as_ref().map_or(group.contract, |web| web.listen)))
+}
+
 fn read(path: &Path) -> Result<String, Fault> {
     std::fs::read_to_string(path)
         .map_err(|e| Fault::new(Code::NotFound, reason::NO_SUCH, format!("cannot read {}: {e}", path.display())))

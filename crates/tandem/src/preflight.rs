@@ -1,6 +1,5 @@
 //! Looks, before anything starts, for everything that would stop the start: all of it is said at once.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 
@@ -107,27 +106,32 @@ fn budget(plan: &Plan, bound: &RolePlan) -> Option<u64> {
     Some(mib << 20)
 }
 
-/// Models that the fleet wants and that are not here, each with what to do and what is missing until then.
+/// Models that the fleet wants and that are not here, each with what to do and what happens until then.
 pub(crate) fn missing_models(plan: &Plan) -> Result<Vec<String>, Fault> {
     let store = Store::open()?;
-    let absent = |(name, roles): &(String, Vec<Role>)| -> Option<Result<String, Fault>> {
-        let state = match store.look(name) {
-            Ok(Entry { state: State::Present, .. }) => return None,
-            Ok(entry) => entry.state,
-            Err(fault) => return Some(Err(fault)),
-        };
+    let here = store.list()?;
+    let mut missing = Vec::new();
+    for (name, roles) in chosen(plan)? {
+        let Entry { state, .. } = store.look(&name)?;
         let what = match state {
+            State::Present => continue,
             State::Corrupt(why) => format!("is here and {why}"),
             State::Partial(bytes) => format!("is not whole ({} MiB are here)", bytes >> 20),
-            _ => "is not here".into(),
+            State::Absent => "is not here".into(),
         };
-        let roles = roles.iter().map(Role::as_str).collect::<BTreeSet<_>>();
-        let roles = roles.into_iter().collect::<Vec<_>>().join(", ");
-        Some(Ok(format!(
-            "model {name} {what}: `tandem models pull {name}` gets it; until then the answer is `no model for {roles}`"
-        )))
-    };
-    chosen(plan)?.iter().filter_map(absent).collect()
+        let stands_in = |role: &Role| {
+            let free = plan.role(role).is_some_and(|bound| bound.model.is_none());
+            let suits = |entry: &&Entry<'_>| entry.state == State::Present && entry.model.roles.contains(role);
+            here.iter().filter(|_| free).filter(suits).max_by_key(|entry| entry.model.quality)
+        };
+        let until = roles.iter().map(|role| match stands_in(role) {
+            Some(entry) => format!("{} answers for {role}", entry.model.name),
+            None => format!("the answer is `no model for {role}`"),
+        });
+        let until = until.collect::<Vec<_>>().join(", ");
+        missing.push(format!("model {name} {what}: `tandem models pull {name}` gets it; until then {until}"));
+    }
+    Ok(missing)
 }
 
 #[cfg(test)]

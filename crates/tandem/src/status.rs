@@ -11,7 +11,7 @@ use tandem_types::{Timestamp, reason};
 use crate::cli::StatusArgs;
 use crate::fleet::Source;
 use crate::place::Place;
-use crate::{NO_NODE, Outcome, style};
+use crate::{NO_NODE, Outcome, fleet, style};
 
 /// How long a group has to say how it is doing.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -44,6 +44,9 @@ pub(crate) async fn run(args: StatusArgs, place: Place) -> Outcome {
         anstream::println!("{value:#}");
     } else {
         print(&status, &healths);
+        if let Some(page) = page(&place, &status) {
+            anstream::println!("page: {}", style::bold(&page));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -60,6 +63,12 @@ pub(crate) async fn healths(place: &Place, status: &NodeStatus) -> Vec<Option<Va
         serde_json::from_slice(&answer.body).ok()
     };
     join_all(status.groups.iter().map(ask)).await
+}
+
+/// Where the running fleet's page is.
+fn page(place: &Place, status: &NodeStatus) -> Option<String> {
+    let source = Source::running(&place.layout.fleet(), &status.fleet).ok()?;
+    fleet::page(&source.plan(Some(&status.node)).ok()?, &status.node)
 }
 
 fn nobody(args: &StatusArgs, place: &Place) -> Outcome {

@@ -24,7 +24,7 @@ use crate::fleet::{Planned, planned};
 use crate::live::Live;
 use crate::place::Place;
 use crate::serve::{InProcess, signals};
-use crate::{FAILED, Outcome, logging, preflight, style};
+use crate::{FAILED, Outcome, fleet, logging, preflight, style};
 
 /// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
 const STOP_MARGIN: Duration = Duration::from_secs(20);
@@ -170,13 +170,8 @@ fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
         let evidence = group.last_exit.iter().flat_map(|exit| exit.evidence.last());
         evidence.for_each(|line| anstream::println!("    {}", style::dim(line)));
     }
-    if let Some(web) = &planned.plan.web
-        && planned
-            .plan
-            .agents()
-            .any(|(id, agent)| agent.built && id.agent.as_str() == "UnifiedWebAgent" && id.node == planned.node)
-    {
-        anstream::println!("page: {}", style::bold(&format!("http://{}", web.listen)));
+    if let Some(page) = fleet::page(&planned.plan, &planned.node) {
+        anstream::println!("page: {}", style::bold(&page));
     }
     missing.is_empty()
 }

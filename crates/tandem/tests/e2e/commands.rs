@@ -1,0 +1,103 @@
+//! The command line as people use it.
+
+use std::process::Output;
+
+use crate::harness::{Fleet, LIMIT, MODEL};
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn the_commands_agree_about_a_running_fleet() {
+    let fleet = Fleet::up().await;
+
+    let asked = fleet.tandem(&["ask", "--path", "Say hello."]);
+    assert!(asked.status.success(), "{}\n{}", err(&asked), fleet.said());
+    let said = out(&asked);
+    assert!(said.contains(MODEL) && said.contains(" ms"), "{said}");
+    assert!(!said.contains('\u{1b}'), "colours where there is no terminal: {said:?}");
+
+    let asked = fleet.tandem(&["ask", "--json", "Say hello."]);
+    let events: Vec<serde_json::Value> = out(&asked).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(events.first().unwrap().get("accepted").is_some(), "{events:?}");
+    assert!(events.last().unwrap().get("final").is_some(), "{events:?}");
+    let numbers: Vec<u64> = events.iter().map(|e| e["number"].as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
+
+    let status = fleet.tandem(&["status", "--json"]);
+    let tree: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!((tree["running"].as_bool(), tree["node"].as_str()), (Some(true), Some("solo")));
+    for group in tree["groups"].as_array().unwrap() {
+        assert!(group["pid"].is_u64() && group["rss_bytes"].as_u64() > Some(0), "{group}");
+        assert_eq!(group["limits"]["enforcement"], "not enforced");
+        assert!(!group["health"]["agents"].as_array().unwrap().is_empty(), "{group}");
+    }
+    let shown = out(&fleet.tandem(&["status"]));
+    for word in ["coordination", "RequestCoordinator", "SessionMemoryAgent", "page: http://"] {
+        assert!(shown.contains(word), "{shown}");
+    }
+
+    let probed = fleet.tandem(&["probe"]);
+    assert!(probed.status.success() && out(&probed).contains("solo/memory_stack"), "{probed:?}");
+    assert_eq!(fleet.tandem(&["probe", "nobody"]).status.code(), Some(1));
+    let logs = out(&fleet.tandem(&["logs", "coordination"]));
+    assert!(logs.contains("ready"), "{logs}");
+    let doctor = fleet.tandem(&["doctor", fleet.file()]);
+    assert!(doctor.status.success(), "{}", out(&doctor));
+
+    let second = fleet.tandem(&["up", fleet.file()]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(err(&second).contains("tandem down"), "{}", err(&second));
+    let page = tandem_node::get(fleet.page(), "/", LIMIT).await.unwrap();
+    assert!(page.status == 200 && String::from_utf8_lossy(&page.body).contains("<html"), "{}", page.status);
+}
+
+#[tokio::test]
+async fn one_process_runs_the_same_fleet() {
+    let fleet = Fleet::up_with("", &["--one-process"]).await;
+    let status = fleet.status().await;
+    assert!(status.groups.iter().all(|g| g.pid == Some(status.pid)), "{status:?}");
+    assert!(!fleet.turn("Say hello.", "").await.text.is_empty());
+    let down = fleet.tandem(&["down"]);
+    assert!(down.status.success(), "{}", err(&down));
+}
+
+#[tokio::test]
+async fn a_fleet_in_the_background_comes_up_and_goes_down() {
+    let fleet = Fleet::prepare("").await;
+    let up = fleet.tandem(&["up", fleet.file(), "--detach"]);
+    assert!(up.status.success(), "{}\n{}\n{}", out(&up), err(&up), fleet.said());
+    assert!(out(&up).contains("6 of 6 groups are up"), "{}", out(&up));
+    assert_eq!(fleet.tandem(&["status"]).status.code(), Some(0));
+    let down = fleet.tandem(&["down"]);
+    assert!(down.status.success() && out(&down).contains("everything has ended"), "{down:?}");
+    assert_eq!(fleet.tandem(&["status"]).status.code(), Some(3));
+    assert_eq!(fleet.tandem(&["ask", "Are you there?"]).status.code(), Some(3));
+    assert!(fleet.tandem(&["down"]).status.success(), "nothing to end is no failure");
+}
+
+#[tokio::test]
+async fn everything_in_the_way_of_a_start_is_said_at_once() {
+    let fleet = Fleet::prepare("").await;
+    let text = std::fs::read_to_string(fleet.file()).unwrap();
+    let taken: Vec<std::net::TcpListener> =
+        (0..2).map(|i| std::net::TcpListener::bind(("127.0.0.1", fleet.page().port() - 1 - i)).unwrap()).collect();
+    let refused = fleet.tandem(&["up", fleet.file()]);
+    assert_eq!(refused.status.code(), Some(1));
+    for listener in &taken {
+        let address = listener.local_addr().unwrap().to_string();
+        assert!(err(&refused).contains(&address), "{address} is not named: {}", err(&refused));
+    }
+    std::fs::write(fleet.file(), text.replace("needs = [\"infra_core\"]", "needs = [\"infra_kore\"]")).unwrap();
+    let refused = fleet.tandem(&["plan", fleet.file()]);
+    let words = err(&refused);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(words.matches("unknown-group").count() >= 3 && words.contains("did you mean `infra_core`?"), "{words}");
+    let up = fleet.tandem(&["up", fleet.file(), "--detach"]);
+    assert!(err(&up).contains("unknown-group"), "{}", err(&up));
+}

@@ -1,0 +1,11 @@
+//! The built programs with a real model: a node, its groups and their engine as processes, asked and disturbed.
+//!
+//! Every test has a data directory and ports of its own and ends everything it started. They take the model
+//! `smollm2-135m` from the model store and fail, saying how to get it, where it is missing.
+
+#![allow(missing_docs)]
+
+mod commands;
+mod disturbed;
+mod harness;
+mod turns;
