@@ -1,5 +1,8 @@
 //! Conversations, word for word.
 
+#[cfg(test)]
+mod properties;
+mod rows;
 mod search;
 mod sqlite;
 #[cfg(test)]
