@@ -10,6 +10,7 @@ mod opening;
 #[cfg(test)]
 mod testing;
 mod tickets;
+pub mod utility;
 
 use tandem_agent::AgentDef;
 
@@ -18,10 +19,13 @@ pub const ALL: &[&AgentDef] = &[
     &control::service_registry::DEF,
     &control::system_digital_twin::DEF,
     &control::unified_system::DEF,
+    &control::request_coordinator::DEF,
+    &control::model_manager_suite::DEF,
     &observability::observability_hub::DEF,
     &memory::session_memory::DEF,
     &language::chitchat::DEF,
     &language::responder::DEF,
+    &utility::unified_web::DEF,
 ];
 
 /// The agent of this name.

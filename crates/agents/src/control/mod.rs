@@ -1,5 +1,7 @@
 //! Agents that keep the fleet together: who is there, what machines can bear, which model runs where.
 
+pub mod model_manager_suite;
+pub mod request_coordinator;
 pub mod service_registry;
 pub mod system_digital_twin;
 pub mod unified_system;
