@@ -1,7 +1,7 @@
 //! What a store holds about a person: handed out on request, and forgotten on request.
 //!
-//! Each SQLite store names its tables that are about people in one list of [`Personal`]; both operations walk that list,
-//! so that a table cannot be exported and then be left out when it is to be forgotten.
+//! Each SQLite store names its tables that are about people in one list; both operations walk that list, so that a table
+//! cannot be exported and then be left out when it is to be forgotten.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ pub trait PersonalData: Send + Sync {
     /// `cancelled` when the receiver is gone; reason `disk`.
     async fn export(&self, user: &UserId, rows: mpsc::Sender<ExportRow>) -> Result<u64, Fault>;
 
-    /// Removes or rewrites every row about `user`, in file, index and log. Doing it twice finds nothing the second time.
+    /// Removes or rewrites every row about `user`, in file, index and log. A second time finds nothing.
     ///
     /// # Errors
     /// Reason `disk`; then it is to be asked again.

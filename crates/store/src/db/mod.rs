@@ -39,8 +39,8 @@ const QUEUED_READS: usize = 256;
 /// Reading threads, so that one long search does not hold up the short look-ups.
 const READERS: usize = 2;
 
-/// One SQLite file, open. Clones are handles to the same file. Dropping the last one closes it too, only that nobody waits
-/// for that or hears how it went.
+/// One SQLite file, open. Clones are handles to the same file. Dropping the last one closes it too, only that nobody
+/// waits for that or hears how it went.
 #[derive(Clone)]
 pub struct Db(Arc<Inner>);
 

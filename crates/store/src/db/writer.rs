@@ -1,9 +1,9 @@
 //! The thread that writes, and group commit.
 //!
 //! Writes that wait together run one after the other inside one transaction, each in a savepoint of its own, and are
-//! answered after the one COMMIT that makes them all durable (group commit: DeWitt et al., *Implementation Techniques for
-//! Main Memory Database Systems*, SIGMOD 1984, section 5). Nobody waits for company: the transaction ends as soon as the
-//! queue is empty, so a lone write costs one `fsync` and nothing more.
+//! answered after the one COMMIT that makes them all durable (group commit: DeWitt et al., *Implementation Techniques
+//! for Main Memory Database Systems*, SIGMOD 1984, on recovery). Nobody waits for company: the transaction ends as soon
+//! as the queue is empty, so a lone write costs one `fsync` and nothing more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
