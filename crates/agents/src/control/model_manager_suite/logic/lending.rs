@@ -1,0 +1,359 @@
+//! Tickets: who may use which engine, until when, and what it was used for.
+
+use std::time::Duration;
+
+use tandem_types::{Code, Fault, Role, State, Timestamp, reason};
+
+use super::binding::Link;
+use super::engine::{Engine, Up};
+use super::loading::SHARE_FULL;
+use super::{Desk, FileState, mib};
+
+/// Tickets stay known for this long after their end, so that their use can still be recorded.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// A ticket untouched for this long is kept for later, not in use; an answer that takes longer shows as a busy slot.
+const FRESH: Duration = Duration::from_secs(30);
+/// When to ask again for an engine that is being restarted.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// What somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Ask {
+    /// The role.
+    pub(in super::super) role: Role,
+    /// Tokens of prompt and answer together; 0 for whatever there is.
+    pub(in super::super) context_tokens: u32,
+    /// The turn's priority, 1 first.
+    pub(in super::super) priority: u32,
+    /// Who asks.
+    pub(in super::super) holder: String,
+    /// Until when the caller waits.
+    pub(in super::super) until: Timestamp,
+}
+
+/// What is lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Grant {
+    /// The ticket.
+    pub(in super::super) ticket: String,
+    /// Base address of the engine.
+    pub(in super::super) endpoint: String,
+    /// The model.
+    pub(in super::super) model: String,
+    /// The role whose model it is.
+    pub(in super::super) bound_to: Role,
+    /// Why another role's model stands in; empty when none does.
+    pub(in super::super) fallback: String,
+    /// Tokens of one conversation.
+    pub(in super::super) context_tokens: u32,
+    /// Conversations side by side.
+    pub(in super::super) slots: u32,
+    /// When it ends.
+    pub(in super::super) expires: Timestamp,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) enum Answer {
+    /// Here it is.
+    Lent(Grant),
+    /// Not now; asking again after a change may help. The fault is for a caller who does not wait.
+    Wait(Fault),
+    /// No, and waiting does not help.
+    Refused(Fault),
+}
+
+/// A ticket that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    model: String,
+    role: Role,
+    holder: String,
+    expires: Timestamp,
+    /// When it was given or its use was last recorded.
+    touched: Timestamp,
+    /// Given back, or its time is over.
+    over: bool,
+}
+
+/// What a ticket was used for, for the books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Use {
+    /// The model.
+    pub(in super::super) model: String,
+    /// The role that was asked for.
+    pub(in super::super) role: Role,
+}
+
+impl Held {
+    pub(super) fn is_on(&self, model: &str) -> bool {
+        self.model == model
+    }
+
+    /// Out, and about to be used: given or used a moment ago.
+    pub(super) fn is_busy_on(&self, model: &str, now: Timestamp) -> bool {
+        !self.over && self.is_on(model) && now.since(self.touched) < FRESH
+    }
+}
+
+/// How a model would answer now.
+enum Status<'d> {
+    Serves(&'d Up),
+    /// It is on its way.
+    Coming(Fault),
+    /// In the way are models in use.
+    Blocked(Fault),
+    /// Its engine ended and comes back.
+    Down(Fault),
+    /// It does not come.
+    Broken(Fault),
+}
+
+impl Desk {
+    /// Lends an engine for a role: its own model's, else that of a role that stands in.
+    ///
+    /// A model that is on its way is waited for; a stand-in answers only where the own model is missing, broken, down,
+    /// or has no room by the time the caller stops waiting.
+    pub(in super::super) fn acquire(&mut self, ask: &Ask, ticket: String, now: Timestamp) -> Answer {
+        let Some(chain) = self.chains.get(&ask.role) else {
+            return Answer::Refused(
+                self.check_role(&ask.role).err().unwrap_or_else(|| Fault::no_model(ask.role.as_str())),
+            );
+        };
+        let (links, lacking) = (chain.links.clone(), chain.lacking.clone());
+        if self.live_tickets(now) >= self.limits.tickets {
+            let message = format!("all {} tickets are out; give them back after use", self.limits.tickets);
+            let fault = Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message).retry_after(RESTART);
+            return Answer::Wait(fault);
+        }
+        let mut why = lacking;
+        let mut first: Option<Fault> = None;
+        let mut comes = false;
+        for (place, link) in links.iter().enumerate() {
+            let fault = match self.status(&link.model, now) {
+                Status::Serves(up) if ask.context_tokens > up.profile.context_tokens => {
+                    let fault = too_long(ask, link, up.profile.context_tokens);
+                    if place == 0 {
+                        return Answer::Refused(fault);
+                    }
+                    fault
+                }
+                Status::Serves(_) => {
+                    let fallback = if link.role == ask.role { String::new() } else { why.unwrap_or_default() };
+                    return self.lend(ask, link, fallback, ticket, now);
+                }
+                Status::Coming(fault) => {
+                    self.wish(&link.model, ask.priority, ask.until, now);
+                    if place == 0 {
+                        return Answer::Wait(fault);
+                    }
+                    comes = true;
+                    fault
+                }
+                Status::Blocked(fault) => {
+                    self.wish(&link.model, ask.priority, ask.until, now);
+                    if place == 0 && now < ask.until {
+                        return Answer::Wait(fault);
+                    }
+                    fault
+                }
+                Status::Down(fault) => {
+                    comes = true;
+                    fault
+                }
+                Status::Broken(fault) => fault,
+            };
+            why.get_or_insert_with(|| fault.message.clone());
+            first.get_or_insert(fault);
+        }
+        match first {
+            Some(fault) if comes => Answer::Wait(fault),
+            Some(fault) => Answer::Refused(fault),
+            None => Answer::Refused(Fault::no_model(ask.role.as_str())),
+        }
+    }
+
+    fn lend(&mut self, ask: &Ask, link: &Link, fallback: String, ticket: String, now: Timestamp) -> Answer {
+        let expires = now + self.limits.ticket_life;
+        let Some(model) = self.models.get_mut(&link.model) else {
+            return Answer::Refused(Fault::no_model(ask.role.as_str()));
+        };
+        let Engine::Up(up) = &model.engine else { return Answer::Refused(Fault::no_model(ask.role.as_str())) };
+        model.used = model.used.max(now);
+        let grant = Grant {
+            ticket: ticket.clone(),
+            endpoint: up.endpoint.clone(),
+            model: link.model.clone(),
+            bound_to: link.role.clone(),
+            fallback,
+            context_tokens: up.profile.context_tokens,
+            slots: up.profile.slots,
+            expires,
+        };
+        let holder = ask.holder.clone();
+        self.tickets.insert(
+            ticket,
+            Held { model: link.model.clone(), role: ask.role.clone(), holder, expires, touched: now, over: false },
+        );
+        Answer::Lent(grant)
+    }
+
+    fn status(&self, name: &str, now: Timestamp) -> Status<'_> {
+        let Some(model) = self.models.get(name) else {
+            return Status::Broken(Fault::not_found(format!("no model `{name}`")));
+        };
+        match (&model.engine, &model.file) {
+            (Engine::Up(up), _) => match &up.down {
+                None => Status::Serves(up),
+                Some(cause) => {
+                    let message = format!("{cause}; it is being started again");
+                    Status::Down(Fault::unavailable(reason::ENGINE_LOST, message).retry_after(RESTART))
+                }
+            },
+            (Engine::Loading(loading), _) => {
+                let passed = now.since(loading.since);
+                let left = loading.expected.saturating_sub(passed).max(Duration::from_millis(250));
+                let share = passed.as_secs_f64() / loading.expected.as_secs_f64().max(0.001);
+                let percent = (share * 100.0).min(99.0);
+                let message = format!("{name} is loading: {percent:.0} %, about {:.1} s left", left.as_secs_f64());
+                Status::Coming(Fault::unavailable(reason::MODEL_LOADING, message).retry_after(left))
+            }
+            (_, FileState::Unchecked) => {
+                let message = format!("the file of {name} is being checked");
+                Status::Coming(Fault::unavailable(reason::MODEL_LOADING, message).retry_after(RESTART))
+            }
+            (_, FileState::Absent(why)) => Status::Broken(Fault::unavailable(reason::NO_MODEL, why.clone())),
+            (_, FileState::Quarantined(why)) => {
+                Status::Broken(Fault::new(Code::Internal, reason::DISK, format!("{name} is in quarantine: {why}")))
+            }
+            (Engine::None | Engine::Leaving { .. }, FileState::Here { .. }) => self.prospect(name, now),
+        }
+    }
+
+    /// What is to be expected of a model that is on disk and not loaded.
+    fn prospect(&self, name: &str, now: Timestamp) -> Status<'_> {
+        let Some(model) = self.models.get(name) else { return Status::Broken(Fault::no_model(name)) };
+        if let Some(setback) = model.setback.as_ref().filter(|setback| setback.not_before > now) {
+            let fault = setback.fault.clone().retry_after(setback.not_before.since(now));
+            return if fault.reason == reason::ENGINE_LOST { Status::Down(fault) } else { Status::Broken(fault) };
+        }
+        let profile = self.profile(name);
+        if let Err(fault) = self.check_share(model, profile) {
+            return Status::Broken(fault);
+        }
+        let expected = model.expected_load(profile);
+        if self.has_room(name, now) {
+            let message = format!("{name} waits to be loaded, which takes about {:.1} s", expected.as_secs_f64());
+            return Status::Coming(Fault::unavailable(reason::MODEL_LOADING, message).retry_after(expected));
+        }
+        let needs = model.charge(profile, self.limits.batch).unwrap_or(0);
+        let message = format!(
+            "{name} needs {}, {} of the {} of {} are free, and what is loaded is in use: {}",
+            mib(needs),
+            mib(self.ledger.free(&self.group)),
+            mib(self.ledger.budget(&self.group)),
+            self.group,
+            self.holders(now)
+        );
+        Status::Blocked(Fault::new(Code::ResourceExhausted, SHARE_FULL, message).retry_after(expected))
+    }
+
+    /// How a model is doing, for `Load`.
+    ///
+    /// # Errors
+    /// Why it does not serve; [`Answer::Wait`] and [`Answer::Refused`] say whether waiting helps.
+    pub(in super::super) fn loaded(&self, name: &str, now: Timestamp) -> Result<(), Answer> {
+        match self.status(name, now) {
+            Status::Serves(_) => Ok(()),
+            Status::Coming(fault) | Status::Blocked(fault) | Status::Down(fault) => Err(Answer::Wait(fault)),
+            Status::Broken(fault) => Err(Answer::Refused(fault)),
+        }
+    }
+
+    /// State and cause of a role's first model: the words of [`Status`] for `/health`.
+    pub(super) fn state_of(&self, name: &str, now: Timestamp) -> (State, String) {
+        match self.status(name, now) {
+            Status::Serves(_) => (State::Ready, String::new()),
+            Status::Coming(_) => match self.models.get(name).map(|model| (&model.engine, &model.want)) {
+                Some((Engine::Loading(_), _)) => (State::Starting, format!("{name} is loading")),
+                Some((_, Some(_))) => (State::Starting, format!("{name} waits to be loaded")),
+                Some((_, None)) if matches!(self.models[name].file, FileState::Here { .. }) => {
+                    (State::Degraded, format!("{name} is not loaded; the first to ask waits for it"))
+                }
+                _ => (State::Starting, format!("the file of {name} is being checked")),
+            },
+            Status::Blocked(_) => (State::Degraded, format!("{name} has no room beside the models in use")),
+            Status::Down(fault) | Status::Broken(fault) => (State::Unavailable, fault.message),
+        }
+    }
+
+    /// Takes a ticket back. Giving back twice is fine.
+    ///
+    /// # Errors
+    /// `not_found` for a ticket that nobody knows any more.
+    pub(in super::super) fn release(&mut self, ticket: &str, now: Timestamp) -> Result<(), Fault> {
+        let held = self.tickets.get_mut(ticket).ok_or_else(|| unknown(ticket))?;
+        held.over = true;
+        if let Some(model) = self.models.get_mut(&held.model) {
+            model.used = model.used.max(now);
+        }
+        Ok(())
+    }
+
+    /// Notes what a ticket was used for and how it ended: `ok` or a code.
+    ///
+    /// # Errors
+    /// `not_found` for a ticket that nobody knows any more.
+    pub(in super::super) fn record(&mut self, ticket: &str, outcome: &str, now: Timestamp) -> Result<Use, Fault> {
+        let held = self.tickets.get_mut(ticket).ok_or_else(|| unknown(ticket))?;
+        held.touched = now;
+        let used = Use { model: held.model.clone(), role: held.role.clone() };
+        if let Some(model) = self.models.get_mut(&used.model) {
+            model.used = model.used.max(now);
+        }
+        if outcome == "ok" {
+            self.answered(&used.model, now);
+        } else if outcome == Code::Unavailable.as_str() {
+            self.suspect(&used.model);
+        }
+        Ok(used)
+    }
+
+    /// Ends tickets whose time is over and forgets those that ended long ago.
+    pub(in super::super) fn expire(&mut self, now: Timestamp) {
+        self.tickets.retain(|_, held| {
+            held.over |= held.expires <= now;
+            now < held.expires + REMEMBERED
+        });
+    }
+
+    fn live_tickets(&mut self, now: Timestamp) -> usize {
+        // Ended tickets are remembered, but never more of them than of those that may be out.
+        if self.tickets.len() >= self.limits.tickets {
+            self.expire(now);
+            let live = self.tickets.values().filter(|held| !held.over).count();
+            if self.tickets.len() >= 2 * self.limits.tickets {
+                self.tickets.retain(|_, held| !held.over);
+            }
+            return live;
+        }
+        self.tickets.len()
+    }
+
+    /// Who uses a model just now.
+    pub(super) fn users_of(&self, name: &str, now: Timestamp) -> Vec<&str> {
+        self.tickets.values().filter(|held| held.is_busy_on(name, now)).map(|held| held.holder.as_str()).collect()
+    }
+}
+
+fn too_long(ask: &Ask, link: &Link, slot: u32) -> Fault {
+    let message = format!(
+        "{} tokens of prompt and answer do not fit: {} serves {} with {slot} tokens for one conversation",
+        ask.context_tokens, link.model, ask.role
+    );
+    Fault { reason: reason::CONTEXT_LENGTH.to_owned(), ..Fault::invalid_field("context_tokens", message) }
+}
+
+fn unknown(ticket: &str) -> Fault {
+    Fault::not_found(format!("no ticket `{ticket}`: it ended, or its engine did; ask for another with Acquire"))
+}
