@@ -92,7 +92,7 @@ fn passed_in(given: &HeaderMap) -> HeaderMap {
     given.iter().filter(|(name, _)| PASSED_IN.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-/// How long the caller of a unary RPC waits, by its own word or by default.
+/// How long the caller waits, by its own word or by default.
 fn limit(facts: &RpcFacts, headers: &HeaderMap) -> Duration {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let grpc = || {
@@ -124,18 +124,13 @@ pub(crate) async fn pass(door: &Door, facts: RpcFacts, headers: &HeaderMap, body
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = http::Uri::from_static(facts.path);
     *request.headers_mut() = passed_in(headers);
-    let sent = door.ctx.peers().forward(facts.path, request);
-    let sent = async {
-        if facts.flow != Flow::Unary {
-            return sent.await;
-        }
-        let limit = limit(&facts, headers);
-        tokio::time::timeout(limit, sent).await.unwrap_or_else(|_| {
-            let message = format!("{} did not answer within {} ms", facts.path, limit.as_millis());
-            Err(Fault::new(Code::DeadlineExceeded, reason::TIME_UP, message))
-        })
-    };
-    match sent.await {
+    // A unary answer comes with its head; of a stream this bounds the wait for its beginning.
+    let limit = limit(&facts, headers);
+    let sent = tokio::time::timeout(limit, door.ctx.peers().forward(facts.path, request)).await.unwrap_or_else(|_| {
+        let message = format!("{} did not answer within {} ms", facts.path, limit.as_millis());
+        Err(Fault::new(Code::DeadlineExceeded, reason::TIME_UP, message))
+    });
+    match sent {
         Ok(answer) if facts.flow == Flow::Unary => plain(answer),
         Ok(answer) => streamed(door, answer, headers.clone()),
         Err(fault) => plain(refuse(&fault.at(door.ctx.id()), headers)),
