@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::serve::ListenerExt as _;
 use futures::StreamExt as _;
 use tandem_contract::Service;
 use tandem_contract::pb::tandem::common::v1::TokenUsage;
@@ -69,6 +70,7 @@ impl FakeEngine {
                 Ok(CountTokensResponse { tokens, ..Default::default() })
             });
         let app = axum::Router::new().fallback_service(service.into_http());
+        let listener = listener.tap_io(|connection| connection.set_nodelay(true).unwrap());
         tokio::spawn(async move { axum::serve(listener, app).await });
         engine
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body as AxumBody;
+use axum::serve::ListenerExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use tandem_contract::LocalService;
@@ -61,6 +62,12 @@ pub(crate) fn contract_routes(shared: &Arc<Shared>, rpcs: LocalService) -> Route
 
 /// Serves until the group ends, then lets open connections finish.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, until: CancellationToken) {
+    // An answer goes out token by token; small pieces must not wait for the acknowledgement of the ones before.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection sends its pieces late");
+        }
+    });
     let served = axum::serve(listener, routes).with_graceful_shutdown(async move { until.cancelled().await }).await;
     if let Err(e) = served {
         tracing::error!(error = %e, "a port stopped serving");

@@ -4,4 +4,5 @@ mod coming_back;
 mod fakes;
 mod many;
 mod queue;
+mod together;
 mod turns;
