@@ -9,8 +9,11 @@ pub(crate) fn error_table() -> String {
          | Code | gRPC | HTTP | Whose fault | Retry | What to do |\n| --- | --- | --- | --- | --- | --- |\n",
     );
     for row in tandem_contract::TABLE {
-        let line =
-            writeln!(text, "| {} | {} | {} | {} | {} | {} |", row.code, row.grpc, row.http, row.fault_of, row.retry, row.hint);
+        let line = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} |",
+            row.code, row.grpc, row.http, row.fault_of, row.retry, row.hint
+        );
         // Writing into a String cannot fail.
         let (Ok(()) | Err(_)) = line;
     }

@@ -119,8 +119,8 @@ fn folders_are_named_after_their_agents() {
 fn every_name_in_the_default_fleet_is_built() {
     let document = tandem_fleet::Document::read("solo.toml", tandem_fleet::SOLO);
     let plan = tandem_fleet::plan(&document, &tandem_fleet::Facts::default()).unwrap();
-    for agent in plan.agents() {
-        let name = agent.id.agent.as_str();
+    for (id, _) in plan.agents() {
+        let name = id.agent.as_str();
         assert!(tandem_agents::find(name).is_some(), "solo.toml names {name}, which is not in ALL");
     }
 }

@@ -189,7 +189,13 @@ fn host(shared: &Arc<Shared>) -> Service {
         }};
     }
     Service::new()
-        .unary(rpc::host::GET_HEALTH, with!(|shared, _, _| Ok(get_health(&shared))))
+        .unary(
+            rpc::host::GET_HEALTH,
+            with!(|shared, _, request: pb::GetHealthRequest| Ok(pb::GetHealthResponse {
+                padding: request.padding,
+                ..get_health(&shared)
+            })),
+        )
         .unary(rpc::host::LIST_AGENTS, with!(|shared, _, _| Ok(list_agents(&shared))))
         .unary(
             rpc::host::START_AGENT,
@@ -288,7 +294,7 @@ fn host(shared: &Arc<Shared>) -> Service {
             with!(|shared, _, request: pb::ExportRequest| {
                 let user: UserId =
                     request.user_id.parse().map_err(|e| Fault::invalid_field("user_id", format!("{e}")))?;
-                Ok(export(&shared, user))
+                Ok(export(personal_stores(&shared)?, user))
             }),
         )
         .unary(
@@ -297,7 +303,7 @@ fn host(shared: &Arc<Shared>) -> Service {
                 let user: UserId =
                     request.user_id.parse().map_err(|e| Fault::invalid_field("user_id", format!("{e}")))?;
                 let mut stores = Vec::new();
-                for store in personal_stores(&shared) {
+                for store in personal_stores(&shared)? {
                     let forgotten = store.forget(&user).await?;
                     stores.push(pb::ForgottenStore {
                         rows: forgotten.rows(),
@@ -319,15 +325,28 @@ async fn finish(slot: &Slot, drain_ms: u32) {
     }
 }
 
-fn personal_stores(shared: &Shared) -> Vec<Arc<dyn tandem_agent::PersonalData>> {
-    let of_agents = shared.roster.slots.iter().filter_map(|slot| slot.live()).flat_map(|live| live.stores);
-    of_agents.chain(shared.journal_data.clone()).collect()
+/// Every store of the group that knows people. An agent that does not run keeps its store closed, so an answer without
+/// it would be a lie.
+fn personal_stores(shared: &Shared) -> Result<Vec<Arc<dyn tandem_agent::PersonalData>>, Fault> {
+    let mut stores = Vec::new();
+    for slot in shared.roster.slots.iter().filter(|slot| slot.def.is_some()) {
+        let Some(live) = slot.live() else {
+            let words =
+                format!("{} does not run, so what it keeps cannot be reached; start it, then ask again", slot.id);
+            return Err(Fault::unavailable(reason::PEER_AWAY, words).at(&slot.id));
+        };
+        stores.extend(live.stores);
+    }
+    stores.extend(shared.journal_data.clone());
+    Ok(stores)
 }
 
-fn export(shared: &Shared, user: UserId) -> tandem_contract::Reply<pb::ExportResponse> {
+fn export(
+    stores: Vec<Arc<dyn tandem_agent::PersonalData>>,
+    user: UserId,
+) -> tandem_contract::Reply<pb::ExportResponse> {
     let (rows, receiver) = tokio::sync::mpsc::channel(32);
     let (failed, failure) = tokio::sync::oneshot::channel();
-    let stores = personal_stores(shared);
     tokio::spawn(async move {
         for store in stores {
             if let Err(fault) = store.export(&user, rows.clone()).await {
@@ -353,6 +372,7 @@ pub(crate) fn get_health(shared: &Shared) -> pb::GetHealthResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         plan_hash: shared.peers.fleet().plan_hash.clone(),
         contract_hash: contract_hash().to_owned(),
+        now_us: shared.roster.clock.now().micros(),
         ..Default::default()
     }
 }

@@ -119,6 +119,10 @@ impl Roster {
 
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        // Agents that hold streams open for as long as they run end them when they see this.
+        for slot in self.slots.iter().filter(|slot| slot.health().is_some_and(|h| h.state.serves())) {
+            slot.health.set(State::Draining, "its group ends");
+        }
         self.changed();
     }
 
