@@ -42,7 +42,11 @@ impl Handlers {
 
     async fn describe(&self, provider: &Provider) -> Option<DescribeResponse> {
         let call = self.ctx.call().within(self.limit, Instant::now()).to(provider.agent.agent.clone());
-        let said = self.ctx.peers().unary(dialogue::DESCRIBE, DescribeRequest::default(), &call).await;
+        // Asking is how it is found out that somebody has come, so no breaker stands before it.
+        let said = match self.ctx.peers().group(&provider.agent.group_id()) {
+            Ok(group) => group.unary(dialogue::DESCRIBE, DescribeRequest::default(), &call).await,
+            Err(fault) => Err(fault),
+        };
         match said {
             Ok(said) => {
                 self.known().insert(provider.agent.clone(), said.clone());

@@ -70,6 +70,8 @@ impl Chitchat {
                     return Ok(self.reply(writing, provenance, &task));
                 }
                 Err(fault) if another_may_help(&fault) => first = first.or(Some(fault)),
+                // A fleet need not have every role that could stand in.
+                Err(fault) if fault.code == Code::NotFound && first.is_some() => {}
                 Err(fault) => return Err(fault),
             }
         }
