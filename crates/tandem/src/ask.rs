@@ -204,7 +204,9 @@ fn path(answer: &Final) -> Vec<String> {
         lines.push(style::dim(&format!("  {:<width$}  {took:>11}  {}", timing.stage, timing.agent)));
     }
     if !answer.missing.is_empty() {
-        lines.push(style::warn(&format!("  missing: {}", answer.missing.join(", "))));
+        // Each says what is missing because of it; the names are enough for a line.
+        let names: Vec<&str> = answer.missing.iter().filter_map(|m| m.split(':').next()).collect();
+        lines.push(style::dim(&format!("  went without {}", names.join(", "))));
     }
     if answer.dropped_history > 0 {
         lines.push(style::warn(&format!("  {} oldest messages did not fit", answer.dropped_history)));

@@ -13,6 +13,7 @@ use crate::style;
 pub(crate) struct Live {
     lines: Option<(MultiProgress, BTreeMap<GroupId, ProgressBar>)>,
     shown: BTreeMap<GroupId, (GroupState, String)>,
+    settled: bool,
     width: usize,
 }
 
@@ -25,7 +26,7 @@ impl Live {
             let bars = status.groups.iter().map(|g| (g.group.clone(), multi.add(bar()))).collect();
             (multi, bars)
         });
-        let mut live = Self { lines, shown: BTreeMap::new(), width };
+        let mut live = Self { lines, shown: BTreeMap::new(), settled: status.settled, width };
         status.groups.iter().for_each(|group| live.group(group, None));
         live
     }
@@ -84,8 +85,8 @@ impl Live {
                 bar.set_message(format!("{name}  {state}  {rest}"));
                 bar.tick();
             }
-            // What everything begins with is no news.
-            None if first && matches!(group.state, GroupState::Waiting | GroupState::Starting) => {}
+            // What everything begins with is no news, and neither is what has been so for long.
+            None if first && (self.settled || matches!(group.state, GroupState::Waiting | GroupState::Starting)) => {}
             None => {
                 let at = at_ms.map_or_else(String::new, style::span);
                 anstream::println!("{at:>8}  {name}  {state}  {rest}");

@@ -118,6 +118,10 @@ fn stamp(line: &str) -> Option<String> {
 /// A JSON log line for people: time, level, message, then the rest as `key=value`. Other lines stay as they are.
 fn readable(line: &str) -> String {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else { return line.to_owned() };
+    // Other programs keep what an event carries apart.
+    if let Some(Value::Object(inner)) = fields.remove("fields") {
+        fields.extend(inner);
+    }
     let mut take = |key: &str| match fields.remove(key) {
         Some(Value::String(text)) => text,
         Some(other) => other.to_string(),
@@ -132,6 +136,7 @@ fn readable(line: &str) -> String {
     };
     let rest: Vec<String> = fields
         .iter()
+        .filter(|(key, _)| !["span", "spans"].contains(&key.as_str()))
         .map(|(key, value)| match value {
             Value::String(text) => format!("{key}={text}"),
             other => format!("{key}={other}"),

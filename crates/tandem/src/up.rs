@@ -99,7 +99,7 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     let node = Node::start(config, lock, runner).await?;
     say(&[LISTENING]);
     let handle = node.handle();
-    let watched = watch(&handle, &planned);
+    let watched = watch(&handle, &planned, args.background);
     let told = async {
         ended.await;
         handle.down().await;
@@ -113,10 +113,10 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Follows a node to its end.
-async fn watch(node: &NodeHandle, planned: &Planned) {
+/// Follows a node to its end. In the background nobody watches: whoever started it follows by itself.
+async fn watch(node: &NodeHandle, planned: &Planned, background: bool) {
     let (status, mut events) = node.follow();
-    let mut live = Some(Live::new(&status));
+    let mut live = (!background).then(|| Live::new(&status));
     let mut ending = false;
     loop {
         let event = match events.recv().await {
@@ -124,25 +124,25 @@ async fn watch(node: &NodeHandle, planned: &Planned) {
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };
-        let now_ending = node.status().ending;
-        if now_ending && !ending {
+        if !background && !ending && node.status().ending {
             ending = true;
             anstream::println!("ending, last to start first");
-            live = Some(Live::new(&node.status()));
+            live.get_or_insert_with(|| Live::new(&node.status()));
         }
         if let Some(live) = &mut live {
             live.event(&event);
         }
         match event.what {
             Happening::Settled { .. } => {
-                live.take().into_iter().for_each(Live::finish);
-                conclude(&node.status(), planned);
-                say(&[("READY", "1")]);
+                // A terminal's lines stay as they are now; plain lines go on.
                 if std::io::stdout().is_terminal() {
-                    anstream::println!("{}", style::dim("Ctrl-C ends it; `tandem up --detach` leaves the terminal"));
-                } else {
-                    live = Some(Live::new(&node.status()));
+                    live.take().into_iter().for_each(Live::finish);
                 }
+                if !background {
+                    conclude(&node.status(), planned);
+                    anstream::println!("{}", style::dim("Ctrl-C ends it; `tandem up --detach` leaves the terminal"));
+                }
+                say(&[("READY", "1")]);
             }
             Happening::Ended => {
                 live.take().into_iter().for_each(Live::finish);

@@ -39,6 +39,9 @@ fn tandem() -> Command {
     command
 }
 
+/// What happens on a node.
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
 /// A running fleet. Everything it started has ended when it is dropped.
 pub(crate) struct Fleet {
     _alone: MutexGuard<'static, ()>,
@@ -130,7 +133,7 @@ impl Fleet {
         let end = Instant::now() + LIMIT;
         let (status, mut events) = loop {
             match self.control().events().await {
-                Ok(following) => break (following.0, Box::pin(following.1)),
+                Ok((status, events)) => break (status, Box::pin(events) as Events),
                 Err(fault) => {
                     let ended = self.node.as_mut().unwrap().try_wait().unwrap();
                     assert!(ended.is_none() && Instant::now() < end, "{fault}\n{}", self.said());
@@ -145,6 +148,22 @@ impl Fleet {
         let up = |g: &&GroupStatus| matches!(g.state, GroupState::Ready | GroupState::Degraded);
         let down: Vec<_> = status.groups.iter().filter(|g| !up(g)).map(|g| (&g.group, g.state, &g.reason)).collect();
         assert!(down.is_empty(), "{down:?}\n{}", self.said());
+        // The model is loaded beside the start, and the handler knows of it a little later.
+        self.engine().await;
+        self.healthy("language_stack").await;
+    }
+
+    /// Waits until a group says that it serves everything.
+    async fn healthy(&self, name: &str) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let health = self.health(name).await;
+            if health["state"] == "ready" {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} did not get ready: {health}\n{}", self.said());
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// What `tandem up` has printed, and the last lines of every log.
@@ -177,16 +196,12 @@ impl Fleet {
     }
 
     /// What happens on the node from now on.
-    pub(crate) async fn events(&self) -> Pin<Box<dyn Stream<Item = Event> + Send>> {
+    pub(crate) async fn events(&self) -> Events {
         Box::pin(self.control().events().await.unwrap().1)
     }
 
     /// Waits until something has happened.
-    pub(crate) async fn wait_for(
-        &self,
-        events: &mut Pin<Box<dyn Stream<Item = Event> + Send>>,
-        wanted: impl Fn(&Event) -> bool,
-    ) {
+    pub(crate) async fn wait_for(&self, events: &mut Events, wanted: impl Fn(&Event) -> bool) {
         let found = tokio::time::timeout(LIMIT, async {
             while let Some(event) = events.next().await {
                 if wanted(&event) {
@@ -199,12 +214,7 @@ impl Fleet {
     }
 
     /// Waits until a group runs again and is ready, as another process than `before`.
-    pub(crate) async fn anew(
-        &self,
-        events: &mut Pin<Box<dyn Stream<Item = Event> + Send>>,
-        name: &str,
-        before: Option<u32>,
-    ) {
+    pub(crate) async fn anew(&self, events: &mut Events, name: &str, before: Option<u32>) {
         self.wait_for(events, |event| {
             let Happening::Group(group) = &event.what else { return false };
             let up = matches!(group.state, GroupState::Ready | GroupState::Degraded);
