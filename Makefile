@@ -5,7 +5,7 @@ NEXTEST_VERSION := 0.9.143
 # The model that tests think with; its hash is in models.toml.
 TEST_MODEL := smollm2-135m
 
-.PHONY: help deps build up down test lint bench
+.PHONY: help deps build up down test e2e lint bench
 
 help: ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -30,6 +30,10 @@ test: deps ## Everything that CI checks
 	cargo build --workspace --all-targets --locked
 	target/debug/tandem models pull $(TEST_MODEL)
 	cargo nextest run --workspace --locked
+
+e2e: deps ## Whole fleets with a real model, broken on purpose
+	target/debug/tandem models pull $(TEST_MODEL)
+	cargo nextest run --workspace --locked --profile e2e
 
 lint: deps ## Formatting and lints
 	cargo fmt --all -- --check
