@@ -5,3 +5,6 @@ pub mod request_coordinator;
 pub mod service_registry;
 pub mod system_digital_twin;
 pub mod unified_system;
+
+/// Reason: a machine would pass a limit that was set for it.
+const OVER_LIMIT: &str = "over_limit";

@@ -81,10 +81,11 @@ impl Files {
 
     /// How the file of a model is doing. Only a file that changed since the last look is read.
     pub(super) fn look(&mut self, name: &str) -> FileState {
-        if let Some(looked) = self.looked.get(name) {
-            if looked.stamp.is_some() && looked.stamp == stamp(&looked.path) {
-                return looked.state.clone();
-            }
+        if let Some(looked) = self.looked.get(name)
+            && looked.stamp.is_some()
+            && looked.stamp == stamp(&looked.path)
+        {
+            return looked.state.clone();
         }
         let path = match self.path(name) {
             Ok(path) => path,

@@ -6,12 +6,15 @@ use std::sync::{Arc, PoisonError};
 use tandem_contract::Call;
 use tandem_contract::pb::tandem::model::v1 as pb;
 use tandem_engine::gguf::GgufInfo;
-use tandem_types::{Code, Fault, Role, reason};
+use tandem_types::{Code, Fault, Role};
 
 use super::Suite;
 use super::files::{Registered, check};
 use super::logic::{AUTO, Card, FileState};
 use crate::fields::Fields;
+
+/// Reason: the catalogue has a model of this name.
+const NAME_TAKEN: &str = "name_taken";
 
 impl Suite {
     /// Makes a model known after its file was hashed.
@@ -32,7 +35,7 @@ impl Suite {
         };
         if of_catalogue {
             let message = format!("{name} is a model of the catalogue; give yours another name");
-            return Err(Fault::new(Code::Conflict, reason::NOT_ALLOWED, message));
+            return Err(Fault::new(Code::Conflict, NAME_TAKEN, message));
         }
         let checked = tokio::task::spawn_blocking(move || inspect(&mut model).map(|()| model));
         let model =

@@ -9,11 +9,12 @@ use metrics::{gauge, histogram};
 use serde_json::json;
 use tandem_contract::pb::tandem::twin::v1 as twin_pb;
 use tandem_contract::rpc::twin;
-use tandem_types::{Code, Fault, Timestamp, reason};
+use tandem_types::{Code, Fault, Timestamp};
 
 use super::books::fresh_key;
 use super::logic::{Change, FileState, ModelView, Order, Step};
 use super::{CHANGED, Suite};
+use crate::control::OVER_LIMIT;
 
 /// How often files are looked at; only changed ones are read.
 pub(super) const FILES: Duration = Duration::from_secs(5);
@@ -227,7 +228,7 @@ impl Suite {
             Ok(answer) if answer.verdict == twin_pb::Verdict::VERDICT_DENY => {
                 let message =
                     format!("{} is not loaded, the machine has no room for it: {}", order.model, answer.advice);
-                Err(Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message))
+                Err(Fault::new(Code::ResourceExhausted, OVER_LIMIT, message))
             }
             Ok(_) => Ok(()),
             Err(fault) => {

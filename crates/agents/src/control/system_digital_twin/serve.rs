@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use tandem_contract::pb::tandem::twin::v1 as pb;
 use tandem_contract::{Call, Reply};
 use tandem_store::reservations::{NewReservation, Reservation, ReservationStore, Resource};
@@ -16,8 +16,12 @@ use super::logic::{Limits, Outcome, STALE, simulate};
 use super::picture::{SERIES, Scope};
 use super::wire::{self, Amount, AmountFields};
 use super::{Twin, lock};
+use crate::control::OVER_LIMIT;
+use crate::draining::draining;
 use crate::fields::Fields;
 
+/// Reason: another agent is the authority for that machine.
+const OTHERS_NODE: &str = "others_node";
 /// A promise lasts this long when nothing is said.
 const PROMISE_MS: u32 = 60_000;
 /// Longest promise: a longer one would outlive the picture it rests on.
@@ -70,8 +74,9 @@ impl Twin {
         // Before the picture is taken, so that no change is missed between the two.
         let live = self.changes.subscribe();
         let first = self.states(&scope).into();
+        let end = draining(&self.ctx);
         let follower = Follower { twin: self, scope, first, live };
-        Ok(Box::pin(stream::unfold(follower, Follower::next)))
+        Ok(Box::pin(stream::unfold(follower, Follower::next).take_until(end)))
     }
 
     /// What adding an amount to a machine would lead to, and the age of the sample it rests on.
@@ -148,7 +153,7 @@ impl Twin {
         }
         if outcome.headroom() < 0.0 {
             let message = format!("nothing is promised above the limit: {}", outcome.advice);
-            let full = Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message);
+            let full = Fault::new(Code::ResourceExhausted, OVER_LIMIT, message);
             return Err(full.retry_after(self.next_end(node, asked.resource)));
         }
         Ok(())
@@ -171,7 +176,7 @@ impl Twin {
             return Ok(name);
         }
         let message = format!("promises of {name} are given by its ResourceManager; this agent gives those of {own}");
-        Err(Fault::new(Code::FailedPrecondition, reason::NOT_ALLOWED, message))
+        Err(Fault::new(Code::FailedPrecondition, OTHERS_NODE, message))
     }
 
     pub(super) async fn release(
@@ -229,7 +234,7 @@ impl Twin {
         let name = self.picture().node(&state.node)?.0.clone();
         if name == self.ctx.id().node {
             let message = format!("{name} is measured here; send samples of other machines only");
-            return Err(Fault::new(Code::FailedPrecondition, reason::NOT_ALLOWED, message));
+            return Err(Fault::new(Code::FailedPrecondition, OTHERS_NODE, message));
         }
         let figures = wire::figures(&state)?;
         self.picture().node_mut(&name)?.cpus = state.cpus;

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tandem_types::{Code, Fault, Role, reason};
+use tandem_types::{Code, Fault, Role};
 
+use super::loading::SHARE_TOO_SMALL;
 use super::{AUTO, Desk, FileState, Model, Profile, RoleNeed, TINY, mib};
+
+/// Reason: a model is not made for a role.
+const UNSUITED: &str = "unsuited";
 
 /// Role and the role that stands in for it, after the column "On one CPU" of the table of roles.
 const ALIASES: &[(&str, &str)] = &[
@@ -80,7 +84,7 @@ impl Desk {
         if !model.card.roles.contains(role) {
             let suits: Vec<&str> = model.card.roles.iter().map(Role::as_str).collect();
             let message = format!("{word} does not suit {role}; it suits {}", suits.join(", "));
-            return Err(Fault::new(Code::FailedPrecondition, reason::BAD_FIELD, message));
+            return Err(Fault::new(Code::FailedPrecondition, UNSUITED, message));
         }
         self.check_share(model, self.need(role).profile)
     }
@@ -106,7 +110,7 @@ impl Desk {
             _ => format!("{} measured", mib(charge)),
         };
         let message = format!("{} needs {how}; the share of {} is {}", model.card.name, self.group, mib(budget));
-        Err(Fault::new(Code::FailedPrecondition, super::loading::SHARE_TOO_SMALL, message))
+        Err(Fault::new(Code::FailedPrecondition, SHARE_TOO_SMALL, message))
     }
 
     /// Works out anew who answers for which role.
@@ -131,10 +135,10 @@ impl Desk {
         let mut links: Vec<Link> = Vec::new();
         let mut next = Some(role.clone());
         while let Some(role) = next {
-            if let Some(Ok(model)) = own.get(&role) {
-                if links.iter().all(|link| link.model != *model) {
-                    links.push(Link { role: role.clone(), model: model.clone() });
-                }
+            if let Some(Ok(model)) = own.get(&role)
+                && links.iter().all(|link| link.model != *model)
+            {
+                links.push(Link { role: role.clone(), model: model.clone() });
             }
             next = stand_in(&role);
         }

@@ -7,12 +7,9 @@ use tandem_types::{Code, Fault, Role, State, Timestamp, reason};
 use super::binding::Link;
 use super::engine::{Engine, Up};
 use super::loading::SHARE_FULL;
+use super::tickets::Held;
 use super::{Desk, FileState, mib};
 
-/// Tickets stay known for this long after their end, so that their use can still be recorded.
-const REMEMBERED: Duration = Duration::from_secs(600);
-/// A ticket untouched for this long is kept for later, not in use; an answer that takes longer shows as a busy slot.
-const FRESH: Duration = Duration::from_secs(30);
 /// When to ask again for an engine that is being restarted.
 const RESTART: Duration = Duration::from_secs(1);
 
@@ -63,19 +60,6 @@ pub(in super::super) enum Answer {
     Refused(Fault),
 }
 
-/// A ticket that was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Held {
-    model: String,
-    role: Role,
-    holder: String,
-    expires: Timestamp,
-    /// When it was given or its use was last recorded.
-    touched: Timestamp,
-    /// Given back, or its time is over.
-    over: bool,
-}
-
 /// What a ticket was used for, for the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Use {
@@ -83,17 +67,6 @@ pub(in super::super) struct Use {
     pub(in super::super) model: String,
     /// The role that was asked for.
     pub(in super::super) role: Role,
-}
-
-impl Held {
-    pub(super) fn is_on(&self, model: &str) -> bool {
-        self.model == model
-    }
-
-    /// Out, and about to be used: given or used a moment ago.
-    pub(super) fn is_busy_on(&self, model: &str, now: Timestamp) -> bool {
-        !self.over && self.is_on(model) && now.since(self.touched) < FRESH
-    }
 }
 
 /// How a model would answer now.
@@ -121,7 +94,7 @@ impl Desk {
             );
         };
         let (links, lacking) = (chain.links.clone(), chain.lacking.clone());
-        if self.live_tickets(now) >= self.limits.tickets {
+        if self.tickets.all_out(now) {
             let message = format!("all {} tickets are out; give them back after use", self.limits.tickets);
             let fault = Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message).retry_after(RESTART);
             return Answer::Wait(fault);
@@ -191,10 +164,7 @@ impl Desk {
             expires,
         };
         let holder = ask.holder.clone();
-        self.tickets.insert(
-            ticket,
-            Held { model: link.model.clone(), role: ask.role.clone(), holder, expires, touched: now, over: false },
-        );
+        self.tickets.give(ticket, Held::new(link.model.clone(), ask.role.clone(), holder, expires, now));
         Answer::Lent(grant)
     }
 
@@ -292,9 +262,8 @@ impl Desk {
     /// # Errors
     /// `not_found` for a ticket that nobody knows any more.
     pub(in super::super) fn release(&mut self, ticket: &str, now: Timestamp) -> Result<(), Fault> {
-        let held = self.tickets.get_mut(ticket).ok_or_else(|| unknown(ticket))?;
-        held.over = true;
-        if let Some(model) = self.models.get_mut(&held.model) {
+        let name = self.tickets.take_back(ticket)?;
+        if let Some(model) = self.models.get_mut(name) {
             model.used = model.used.max(now);
         }
         Ok(())
@@ -305,8 +274,7 @@ impl Desk {
     /// # Errors
     /// `not_found` for a ticket that nobody knows any more.
     pub(in super::super) fn record(&mut self, ticket: &str, outcome: &str, now: Timestamp) -> Result<Use, Fault> {
-        let held = self.tickets.get_mut(ticket).ok_or_else(|| unknown(ticket))?;
-        held.touched = now;
+        let held = self.tickets.touch(ticket, now)?;
         let used = Use { model: held.model.clone(), role: held.role.clone() };
         if let Some(model) = self.models.get_mut(&used.model) {
             model.used = model.used.max(now);
@@ -321,28 +289,7 @@ impl Desk {
 
     /// Ends tickets whose time is over and forgets those that ended long ago.
     pub(in super::super) fn expire(&mut self, now: Timestamp) {
-        self.tickets.retain(|_, held| {
-            held.over |= held.expires <= now;
-            now < held.expires + REMEMBERED
-        });
-    }
-
-    fn live_tickets(&mut self, now: Timestamp) -> usize {
-        // Ended tickets are remembered, but never more of them than of those that may be out.
-        if self.tickets.len() >= self.limits.tickets {
-            self.expire(now);
-            let live = self.tickets.values().filter(|held| !held.over).count();
-            if self.tickets.len() >= 2 * self.limits.tickets {
-                self.tickets.retain(|_, held| !held.over);
-            }
-            return live;
-        }
-        self.tickets.len()
-    }
-
-    /// Who uses a model just now.
-    pub(super) fn users_of(&self, name: &str, now: Timestamp) -> Vec<&str> {
-        self.tickets.values().filter(|held| held.is_busy_on(name, now)).map(|held| held.holder.as_str()).collect()
+        self.tickets.expire(now);
     }
 }
 
@@ -352,8 +299,4 @@ fn too_long(ask: &Ask, link: &Link, slot: u32) -> Fault {
         ask.context_tokens, link.model, ask.role
     );
     Fault { reason: reason::CONTEXT_LENGTH.to_owned(), ..Fault::invalid_field("context_tokens", message) }
-}
-
-fn unknown(ticket: &str) -> Fault {
-    Fault::not_found(format!("no ticket `{ticket}`: it ended, or its engine did; ask for another with Acquire"))
 }

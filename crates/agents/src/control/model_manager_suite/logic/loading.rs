@@ -8,10 +8,12 @@ use super::engine::{Engine, Loading, Order, Seen, Setback, Step, Up, Want};
 use super::room::{Resident, victims};
 use super::{Desk, FAST, FileState, Model, TINY, mib};
 
-/// A share is smaller than the model, whatever else is unloaded.
+/// Reason: a share is smaller than the model, whatever else is unloaded.
 pub(super) const SHARE_TOO_SMALL: &str = "share_too_small";
-/// A share is taken by models that are in use.
+/// Reason: a share is taken by models that are in use.
 pub(super) const SHARE_FULL: &str = "share_full";
+/// Reason: a model is never unloaded.
+const ALWAYS_RESIDENT: &str = "always_resident";
 
 /// A wish that nobody renews is dropped after this long.
 const WISH: Duration = Duration::from_secs(30);
@@ -48,6 +50,9 @@ impl Desk {
 
     /// What is to be done next; the desk counts on it being done.
     pub(in super::super) fn next_step(&mut self, now: Timestamp) -> Step {
+        if !self.host_seen {
+            return Step::Rest;
+        }
         if let Some(step) = self.next_stop(now) {
             return step;
         }
@@ -147,9 +152,7 @@ impl Desk {
     /// Who holds how much of the share, in words.
     pub(super) fn holders(&self, now: Timestamp) -> String {
         let held = |resident: Resident| {
-            let mut users = self.users_of(&resident.name, now);
-            users.sort_unstable();
-            users.dedup();
+            let users = self.tickets.users(&resident.name, now);
             let of = if users.is_empty() { String::new() } else { format!(" (used by {})", users.join(" and ")) };
             format!("{} {}{of}", resident.name, mib(resident.bytes))
         };
@@ -186,7 +189,7 @@ impl Desk {
             Some(Engine::Up(up) | Engine::Leaving { up, .. }) => up.busy > 0 && up.down.is_none(),
             _ => false,
         };
-        busy || self.tickets.values().any(|held| held.is_busy_on(name, now))
+        busy || self.tickets.busy(name, now)
     }
 
     /// The engine started and is ready.
@@ -204,14 +207,15 @@ impl Desk {
         self.measure(name, now);
     }
 
-    /// The engine did not start. It is tried again after a pause that grows.
+    /// The engine did not start. It is tried again after a pause, which grows unless there was only no room for it.
     pub(in super::super) fn not_started(&mut self, name: &str, fault: Fault, now: Timestamp) {
         self.epoch += 1;
         let Some(model) = self.models.get_mut(name) else { return };
         let Engine::Loading(loading) = &model.engine else { return };
         self.ledger.release(loading.lease);
         model.engine = Engine::None;
-        let times = model.setback.as_ref().map_or(0, |setback| setback.times);
+        let failed = model.setback.as_ref().map_or(0, |setback| setback.times);
+        let times = if fault.code == Code::ResourceExhausted { 0 } else { failed };
         let pause = PAUSE.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE);
         self.set_back(name, fault, pause, now);
     }
@@ -242,7 +246,7 @@ impl Desk {
         let loading = matches!(self.model(name)?.engine, Engine::Loading(_));
         if self.tiny() == Some(name) {
             let message = format!("{name} serves {TINY}, which is always resident; bind {TINY} to another model first");
-            return Err(Fault::new(Code::FailedPrecondition, reason::NOT_ALLOWED, message));
+            return Err(Fault::new(Code::FailedPrecondition, ALWAYS_RESIDENT, message));
         }
         if loading {
             let message = format!("{name} is being loaded; unload it once it is");
@@ -277,7 +281,7 @@ impl Desk {
         };
         self.ledger.release(up.lease);
         self.gone.insert(up.id, self.epoch);
-        self.tickets.retain(|_, held| !held.is_on(name));
+        self.tickets.end(name);
         up.resident
     }
 }

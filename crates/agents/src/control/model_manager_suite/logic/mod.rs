@@ -12,6 +12,7 @@ mod room;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod watching;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,14 +25,12 @@ use tandem_engine::{LeaseId, Ledger};
 use tandem_types::{Fault, GroupId, Role, State, Timestamp};
 
 pub(super) use engine::{Info, Order, Seen, Step};
-#[cfg(test)]
-use lending::Grant;
 pub(super) use lending::{Answer, Ask};
 pub(super) use telling::{Change, ModelView, RoleView};
 
 use binding::Chain;
 use engine::{Engine, Setback, Want};
-use lending::Held;
+use tickets::Tickets;
 
 /// The role that is always resident.
 pub(super) const TINY: &str = "llm.tiny";
@@ -154,7 +153,9 @@ pub(super) struct Desk {
     words: BTreeMap<Role, String>,
     chains: BTreeMap<Role, Chain>,
     models: BTreeMap<String, Model>,
-    tickets: HashMap<String, Held>,
+    tickets: Tickets,
+    /// The host has told of its engines. Before that, a load could be a second one.
+    host_seen: bool,
     /// Grows with each change of an engine, so that an older list of engines is known as such.
     epoch: u64,
     /// Engines that were stopped, and when, for lists made before that.
@@ -169,6 +170,7 @@ impl Desk {
         let mut ledger = Ledger::default();
         ledger.set_budget(group.clone(), budget);
         let mut desk = Self {
+            tickets: Tickets::new(limits.tickets),
             group,
             limits,
             ledger,
@@ -176,7 +178,7 @@ impl Desk {
             words: BTreeMap::new(),
             chains: BTreeMap::new(),
             models: BTreeMap::new(),
-            tickets: HashMap::new(),
+            host_seen: false,
             epoch: 0,
             gone: HashMap::new(),
             told: BTreeMap::new(),

@@ -20,6 +20,7 @@ impl Desk {
     /// Takes the host's list of its engines, asked for at `epoch`. Returns engines that must end: nobody knows their
     /// model, another one runs it already, or their bytes have no room in the share.
     pub(in super::super) fn observe(&mut self, seen: &[Seen], epoch: u64, now: Timestamp) -> Vec<String> {
+        self.host_seen = true;
         self.gone.retain(|_, gone| *gone > epoch);
         let names: Vec<String> = self.models.keys().cloned().collect();
         for name in names {
@@ -98,7 +99,7 @@ impl Desk {
             // The old process took its conversations with it.
             up.restarts = seen.restarts;
             up.busy = 0;
-            self.tickets.retain(|_, held| !held.is_on(name));
+            self.tickets.end(name);
         }
         up.endpoint.clone_from(&seen.endpoint);
         if let Some(info) = seen.info {
