@@ -91,7 +91,7 @@ impl Prompt {
         let mut messages = vec![message("system", system(language, &request.context))];
         let recent = &history[history.len().saturating_sub(HISTORY)..];
         let now = Said { role: "user".to_owned(), content: request.text.clone(), ..Default::default() };
-        let before = recent.iter().skip_while(|said| said.role != "user").filter(|said| !said.content.is_empty());
+        let before = recent.iter().filter(|said| !said.content.is_empty()).skip_while(|said| said.role != "user");
         for said in before.chain([&now]) {
             match messages.last_mut().filter(|last| last.role == said.role) {
                 Some(last) => last.content = format!("{}\n{}", last.content, said.content),

@@ -93,7 +93,7 @@ proptest! {
             prop_assert_eq!(&message.role, match n { 0 => "system", _ if n % 2 == 1 => "user", _ => "assistant" });
         }
         prop_assert!(prompt.messages.last().unwrap().content.ends_with("now"));
-        prop_assert!(prompt.messages.len() % 2 == 0);
+        prop_assert!(prompt.messages.len().is_multiple_of(2));
     }
 }
 
