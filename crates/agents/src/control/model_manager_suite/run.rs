@@ -44,6 +44,8 @@ pub(super) struct Told {
     peaks: BTreeMap<(String, u32, u32), u64>,
     /// Models that the books have in quarantine.
     quarantined: BTreeSet<String>,
+    /// Models and roles that have a gauge.
+    shown: BTreeSet<(String, String)>,
     blind: u32,
     warm: bool,
 }
@@ -338,13 +340,14 @@ impl Suite {
         Ok(())
     }
 
-    /// Sets the gauges: states as 0 absent, 1 on disk, 2 loading, 3 loaded, 4 quarantined.
+    /// Sets the gauges: states as 0 absent or another model's role, 1 on disk, 2 loading, 3 loaded, 4 quarantined.
     fn show(&self) {
         let now = self.now();
         let (models, roles) = {
             let mut desk = self.desk();
             (desk.models(now), desk.roles(now))
         };
+        let mut shown: BTreeMap<(String, String), f64> = BTreeMap::new();
         for view in models {
             let name = || view.card.name.clone();
             let state = match view.state {
@@ -355,12 +358,19 @@ impl Suite {
                 _ => 0.0,
             };
             for role in roles.iter().filter(|role| role.model == view.card.name) {
-                let role = role.role.to_string();
-                gauge!("tandem_model_state", "model" => name(), "role" => role).set(state);
+                shown.insert((name(), role.role.to_string()), state);
             }
             for (kind, bytes) in [("estimate", view.estimate_bytes), ("measured", view.resident_bytes.unwrap_or(0))] {
                 gauge!("tandem_model_vram_bytes", "model" => name(), "kind" => kind).set(bytes as f64);
             }
+        }
+        let left = std::mem::replace(&mut self.told().shown, shown.keys().cloned().collect());
+        for (model, role) in left.into_iter().filter(|pair| !shown.contains_key(pair)) {
+            // A series cannot be taken back, so a role that went to another model leaves a zero.
+            gauge!("tandem_model_state", "model" => model, "role" => role).set(0.0);
+        }
+        for ((model, role), state) in shown {
+            gauge!("tandem_model_state", "model" => model, "role" => role).set(state);
         }
     }
 }

@@ -315,7 +315,8 @@ impl Picture {
     pub(super) fn promised_by_resource(&self, now: Timestamp) -> Vec<(Resource, f64)> {
         let of = |resource: Resource| {
             let amounts = self.reservations(None, now).into_iter().filter(|r| r.of.resource == resource);
-            (resource, amounts.map(|r| r.of.amount).sum())
+            // The sum of nothing is -0 for floats.
+            (resource, amounts.map(|r| r.of.amount).sum::<f64>() + 0.0)
         };
         [Resource::Ram, Resource::Vram, Resource::Cpu, Resource::Disk].map(of).to_vec()
     }
