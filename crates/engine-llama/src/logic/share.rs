@@ -9,19 +9,23 @@ pub(crate) struct Demand {
     pub(crate) todo: usize,
     /// It writes; otherwise it still reads its prompt.
     pub(crate) writing: bool,
+    /// 1 before 10.
+    pub(crate) priority: u8,
     /// When it got its slot, as a growing number.
     pub(crate) since: u64,
 }
 
-/// While somebody writes, reading others' prompts may hold a step up for about so long.
-const STALL: Duration = Duration::from_millis(50);
-/// Fewer tokens than this are read no faster than one by one.
-pub(crate) const LEAST_READ: usize = 8;
+/// While somebody writes, reading others' prompts may hold a step up for about so long: a stream then still moves
+/// faster than anybody reads, and a prompt is read at nine tenths of its full speed.
+const STALL: Duration = Duration::from_millis(150);
+/// Fewer tokens at a time are read at half the speed or less.
+pub(crate) const LEAST_READ: usize = 16;
 
 /// Tokens for each slot in the next step, `batch` at most in all.
 ///
-/// Writers come first with one token each. What is left goes to readers, the longest admitted first; while somebody
-/// writes, only as much as can be read in 50 ms at `per_token`, so that a long prompt does not stall streams.
+/// Writers come first with one token each. What is left goes to readers by priority, then the longest admitted first;
+/// while somebody writes, only as much as can be read in 150 ms at `per_token`, so that a long prompt does not stall
+/// streams.
 pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration>) -> Vec<usize> {
     let mut shares = vec![0; demands.len()];
     let mut left = batch;
@@ -33,7 +37,7 @@ pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration
         left = left.min(read_budget(per_token));
     }
     let mut readers: Vec<usize> = (0..demands.len()).filter(|&i| !demands[i].writing).collect();
-    readers.sort_by_key(|&i| demands[i].since);
+    readers.sort_by_key(|&i| (demands[i].priority, demands[i].since));
     for i in readers {
         shares[i] = left.min(demands[i].todo);
         left -= shares[i];

@@ -97,18 +97,20 @@ fn requests_find_their_slot() {
 
 #[test]
 fn a_step_is_shared_out() {
-    let reader = |todo, since| Demand { todo, writing: false, since };
-    let writer = Demand { todo: 1, writing: true, since: 0 };
+    let reader = |todo, since| Demand { todo, writing: false, priority: 2, since };
+    let urgent = Demand { priority: 1, ..reader(90, 9) };
+    let writer = Demand { todo: 1, writing: true, priority: 2, since: 0 };
     let ms = |n| Some(Duration::from_millis(n));
     for (demands, batch, per_token, expected) in [
         (vec![], 128, None, vec![]),
         (vec![writer, writer], 128, None, vec![1, 1]),
         (vec![reader(300, 1)], 128, ms(5), vec![128]),
         (vec![reader(300, 2), reader(20, 1)], 128, None, vec![108, 20]),
-        (vec![writer, reader(300, 1)], 128, ms(2), vec![1, 25]),
-        (vec![writer, reader(300, 1)], 128, None, vec![1, 8]),
-        (vec![writer, reader(300, 1)], 128, ms(60), vec![1, 8]),
-        (vec![writer, reader(300, 1)], 16, ms(0), vec![1, 8]),
+        (vec![reader(300, 2), urgent], 128, None, vec![38, 90]),
+        (vec![writer, reader(300, 1)], 128, ms(3), vec![1, 50]),
+        (vec![writer, reader(300, 1)], 128, None, vec![1, 16]),
+        (vec![writer, reader(300, 1)], 128, ms(60), vec![1, 16]),
+        (vec![writer, reader(300, 1)], 17, ms(0), vec![1, 16]),
         (vec![reader(5, 1), writer, reader(300, 2)], 16, Some(Duration::from_micros(1)), vec![5, 1, 10]),
     ] {
         assert_eq!(share(&demands, batch, per_token), expected, "{demands:?}");
@@ -118,7 +120,7 @@ fn a_step_is_shared_out() {
 #[test]
 fn the_pace_follows_what_was_seen() {
     let mut pace = Pace::default();
-    pace.learn(1, SEC(1));
+    pace.learn(15, SEC(1));
     assert_eq!(pace.per_token(), None);
     pace.learn(100, SEC(1));
     assert_eq!(pace.per_token(), Some(Duration::from_millis(10)));
@@ -162,7 +164,7 @@ proptest! {
         cost in prop::option::of(0..100_000u64),
     ) {
         let demands: Vec<_> = demands.into_iter()
-            .map(|(todo, writing, since)| Demand { todo: if writing { 1 } else { todo }, writing, since })
+            .map(|(todo, writing, since)| Demand { todo: if writing { 1 } else { todo }, writing, priority: 2, since })
             .collect();
         let shares = share(&demands, batch, cost.map(Duration::from_micros));
         prop_assert_eq!(shares.len(), demands.len());

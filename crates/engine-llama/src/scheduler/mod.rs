@@ -151,7 +151,12 @@ impl<'m> Scheduler<'m> {
             .iter()
             .filter_map(|&i| {
                 let work = self.slots[i].work.as_ref()?;
-                Some(Demand { todo: self.slots[i].todo().len(), writing: work.writing(), since: work.since })
+                Some(Demand {
+                    todo: self.slots[i].todo().len(),
+                    writing: work.writing(),
+                    priority: work.priority,
+                    since: work.since,
+                })
             })
             .collect();
         let shares = share(&demands, self.batch_tokens, self.pace.per_token());

@@ -49,6 +49,7 @@ pub(super) struct Slot {
 pub(super) struct Work {
     pub(super) sink: TextSink,
     pub(super) since: u64,
+    pub(super) priority: u8,
     sampler: LlamaSampler,
     gate: TextGate,
     most: u32,
@@ -82,6 +83,7 @@ impl Slot {
         self.work = Some(Work {
             sink: job.sink,
             since: turn,
+            priority: job.priority,
             sampler,
             gate: TextGate::new(job.stop),
             most: job.most,
