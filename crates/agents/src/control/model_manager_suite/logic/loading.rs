@@ -132,10 +132,11 @@ impl Desk {
             }
             return self.next_stop(now);
         }
-        let roles = self.roles_of(name);
-        let payer = roles.first().cloned().or_else(|| TINY.parse().ok())?;
+        let bound = self.roles_of(name);
+        // One that is loaded by name serves what it suits.
+        let roles = if bound.is_empty() { model.card.roles.clone() } else { bound };
         let group = self.group.clone();
-        let lease = self.ledger.grant(&group, &payer, bytes).ok()?;
+        let lease = self.ledger.grant(&group, roles.first()?, bytes).ok()?;
         let expected = self.models.get(name)?.expected_load(profile);
         let model = self.models.get_mut(name)?;
         model.engine = Engine::Loading(Loading { lease, since: now, expected, profile });

@@ -276,12 +276,12 @@ impl Model {
 
     /// Bytes its lease must have: the measured peak where there is one, else the upper bound of the estimate.
     ///
-    /// A peak below the lower bound of the estimate is not believed: pages of weights that the kernel took back would
-    /// make it look smaller than the next run will be.
+    /// A peak below the estimate is not believed: pages that were not touched yet, or that the kernel took back, make it
+    /// look smaller than the next run may be. The engine too refuses a lease below its estimate.
     fn charge(&self, profile: Profile, batch: u32) -> Option<u64> {
         let estimate = self.estimate(profile, batch)?;
-        let lower = estimate.total.saturating_sub(estimate.upper - estimate.total);
-        Some(self.calibration(profile).map_or(estimate.upper, |measured| measured.peak_bytes.max(lower)))
+        let measured = self.calibration(profile).map(|measured| measured.peak_bytes);
+        Some(measured.map_or(estimate.upper, |peak| peak.max(estimate.total)))
     }
 
     fn calibration(&self, profile: Profile) -> Option<Calibration> {

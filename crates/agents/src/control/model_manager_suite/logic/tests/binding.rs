@@ -4,12 +4,22 @@ use tandem_types::Code;
 
 use super::*;
 
+/// Share, files, words and role; the model that answers, whose it is, and how the role is doing before anything is loaded.
+type Case = (
+    u64,
+    [FileState; 3],
+    &'static [(&'static str, &'static str)],
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
 #[test]
 fn roles_get_models_and_stand_ins() {
     let none = || [absent("small"), absent("middle"), absent("large")];
     let only_small = || [here(100), absent("middle"), absent("large")];
-    // Share, files, words, role; the model that answers, whose it is, and how the role is doing before anything is loaded.
-    let cases: Vec<(u64, [FileState; 3], &[(&str, &str)], &str, &str, &str, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (
             4_000,
             all_here(),

@@ -118,7 +118,7 @@ impl Host {
             measured: None,
             restarts: 0,
             load: SECOND,
-            info: Some(info(order.bytes * 9 / 10)),
+            info: Some(info(order.bytes * 97 / 100)),
         };
         self.engines.push(seen.clone());
         self.ever.push(seen.clone());

@@ -72,6 +72,14 @@ fn engines_of_an_earlier_life_are_taken_over() {
 }
 
 #[test]
+fn a_peak_below_the_estimate_is_not_believed() {
+    let mut desk = desk(4_000, all_here(), &[("llm.tiny", "small")]);
+    desk.calibrate("small", PROFILE, super::super::Calibration { peak_bytes: MIB, load: None });
+    let Step::Start(order) = desk.next_step(at(0)) else { panic!("nothing starts") };
+    assert_eq!(order.bytes, desk.view("small", at(0)).unwrap().estimate_bytes);
+}
+
+#[test]
 fn nothing_is_loaded_before_the_host_told_what_runs() {
     let mut desk = desk(1_300, all_here(), &[("llm.tiny", "small")]);
     desk.host_seen = false;
@@ -116,8 +124,8 @@ fn measured_memory_replaces_the_estimate() {
     let mut host = Host::default();
     let now = host.settle(&mut desk, at(0));
     let view = desk.view("small", now).unwrap();
-    // Measured were nine tenths of the upper bound, which is above the lower bound.
-    let measured = host.engine("small").lease_bytes * 9 / 10;
+    let measured = host.engine("small").lease_bytes * 97 / 100;
+    assert!(measured > view.estimate_bytes && measured < host.engine("small").lease_bytes);
     assert_eq!((view.leased_bytes, view.measured_bytes), (measured, Some(measured)));
     host.engine("small").info = Some(info(400 * MIB));
     host.look(&mut desk, now + SECOND);
