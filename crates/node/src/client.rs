@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::Stream;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -107,7 +107,7 @@ impl Control {
             let socket = self.socket.display();
             Fault::unavailable(reason::PEER_AWAY, format!("no node runs here ({socket}: {e}); `tandem up` starts it"))
         })?;
-        send(stream, method, path, Bytes::new()).await
+        send(stream, "tandem", method, path).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
@@ -34,7 +34,7 @@ pub async fn get(address: SocketAddr, path: &str, within: Duration) -> Result<An
         let stream = TcpStream::connect(address)
             .await
             .map_err(|e| Fault::unavailable(reason::PEER_AWAY, format!("nobody answers at {address}: {e}")))?;
-        whole(send(stream, Method::GET, path, Bytes::new()).await?).await
+        whole(send(stream, &address.to_string(), Method::GET, path).await?).await
     };
     tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
         let message = format!("http://{address}{path} did not answer within {} s", within.as_secs_f32());
@@ -46,8 +46,8 @@ fn broken(e: &dyn std::fmt::Display) -> Fault {
     Fault::unavailable(reason::PEER_AWAY, format!("the connection broke: {e}"))
 }
 
-/// Sends one request on a fresh connection; the connection lives as long as the answer is read.
-pub(crate) async fn send<S>(stream: S, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Fault>
+/// Sends one request without a body on a fresh connection, which lives as long as the answer is read.
+pub(crate) async fn send<S>(stream: S, host: &str, method: Method, path: &str) -> Result<Response<Incoming>, Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -57,8 +57,8 @@ where
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "tandem")
-        .body(Full::new(body))
+        .header("host", host)
+        .body(Empty::<Bytes>::new())
         .map_err(|e| Fault::internal(format!("cannot ask for {path}: {e}")))?;
     sender.send_request(request).await.map_err(|e| broken(&e))
 }
