@@ -1,11 +1,8 @@
 # `make up` brings a fresh clone to its first answer; `make test` is what CI runs.
 
 TANDEM := target/release/tandem
-NEXTEST_VERSION := 0.9.143
-# The model that tests think with; its hash is in models.toml.
-TEST_MODEL := smollm2-135m
 
-.PHONY: help deps build up down test e2e lint bench
+.PHONY: help deps build up down test lint bench
 
 help: ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -25,15 +22,7 @@ down: ## End this machine's groups
 	@$(TANDEM) down
 
 test: deps ## Everything that CI checks
-	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest@$(NEXTEST_VERSION)
-	cargo fmt --all -- --check
-	cargo build --workspace --all-targets --locked
-	target/debug/tandem models pull $(TEST_MODEL)
-	cargo nextest run --workspace --locked
-
-e2e: deps ## Whole fleets with a real model, broken on purpose
-	target/debug/tandem models pull $(TEST_MODEL)
-	cargo nextest run --workspace --locked --profile e2e
+	@scripts/test.sh
 
 lint: deps ## Formatting and lints
 	cargo fmt --all -- --check

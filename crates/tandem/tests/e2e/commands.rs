@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use tandem_contract::{Call, rpc};
+
 use crate::harness::{Fleet, LIMIT, MODEL};
 
 fn out(output: &Output) -> String {
@@ -55,6 +57,27 @@ async fn the_commands_agree_about_a_running_fleet() {
     assert!(err(&second).contains("tandem down"), "{}", err(&second));
     let page = tandem_node::get(fleet.page(), "/", LIMIT).await.unwrap();
     assert!(page.status == 200 && String::from_utf8_lossy(&page.body).contains("<html"), "{}", page.status);
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_the_turn_where_it_is_thought() {
+    let fleet = Fleet::up().await;
+    let mut asking = fleet.spawn_tandem(&["ask", "Tell me a very long story about a ship and its crew."]);
+    let mut words = asking.stdout.take().unwrap();
+    let begun = tokio::task::spawn_blocking(move || {
+        let mut byte = [0];
+        (std::io::Read::read(&mut words, &mut byte).unwrap(), words)
+    });
+    assert_eq!(begun.await.unwrap().0, 1);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(asking.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = tokio::task::spawn_blocking(move || asking.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", err(&output));
+    assert!(err(&output).contains("stopped") && !err(&output).contains("may go on"), "{}", err(&output));
+    let client = fleet.client("coordination").await;
+    let queue =
+        client.unary(rpc::coordinator::QUEUE_STATUS, Default::default(), &Call::from_door("cli")).await.unwrap();
+    assert_eq!(queue.running, 0, "the turn goes on for nobody");
 }
 
 #[tokio::test]

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Everything that CI checks. The runner's own summary is the last line.
+# usage: scripts/test.sh
+set -euo pipefail
+
+nextest=0.9.143
+# The model that tests think with; its hash is in models.toml.
+model=smollm2-135m
+
+if ! cargo nextest --version >/dev/null 2>&1; then
+  cargo install --locked "cargo-nextest@$nextest" || echo "note: cargo-nextest cannot be installed; cargo test stands in for it" >&2
+fi
+
+cargo fmt --all -- --check
+# End-to-end tests start these programs.
+cargo build --workspace --bins --locked
+target/debug/tandem models pull "$model"
+
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --workspace --locked
+else
+  cargo test --workspace --locked --no-fail-fast -- --test-threads=1
+fi
