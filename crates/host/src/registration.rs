@@ -7,14 +7,16 @@ use futures::StreamExt as _;
 use tandem_agent::backoff;
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::registry::v1 as pb;
-use tandem_contract::{Call, contract_hash, rpc, state_of};
-use tandem_types::{Code, Fault, State};
+use tandem_contract::{Call, Client, FaultStream, contract_hash, rpc, state_of};
+use tandem_types::{Code, Fault, State, reason};
 use tracing::{info, warn};
 
 use crate::Shared;
 
 /// Time between two renewals; the lease lasts three times as long.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Failures in a row before a person is told: about 3 s, longer than a group takes to come back from a crash.
+const TOLD_AFTER: u32 = 6;
 
 fn reports(shared: &Shared) -> Vec<pb::AgentReport> {
     let built = shared.roster.slots.iter().filter_map(|slot| slot.health().map(|health| (slot, health)));
@@ -29,8 +31,17 @@ fn reports(shared: &Shared) -> Vec<pb::AgentReport> {
         .collect()
 }
 
-fn call(shared: &Shared) -> Call {
-    Call::by(&shared.host_id).within(Duration::from_secs(1), Instant::now())
+/// The registry and a call to it. Past the breaker: whoever calls here waits between two tries already, and an open breaker
+/// would keep the group unregistered long after the registry has come back and waited for it.
+fn registry(shared: &Shared, path: &str) -> Result<(Client, Call), Fault> {
+    let provider = shared.peers.providers(path).into_iter().next();
+    let provider = provider.ok_or_else(|| Fault::unavailable(reason::NOT_BUILT, format!("nobody serves {path}")))?;
+    let client = shared.peers.group(&provider.agent.group_id())?;
+    Ok((client, Call { agent: Some(provider.agent.agent), ..Call::by(&shared.host_id) }))
+}
+
+fn soon(call: Call) -> Call {
+    call.within(Duration::from_secs(1), Instant::now())
 }
 
 /// Registers, renews and reports changes at once, until the group ends.
@@ -59,8 +70,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             }
             Err(fault) => {
                 failures += 1;
-                if told != fault.message && failures > 3 {
-                    warn!(group = %shared.roster.group, %fault, "the registry cannot be reached; going on without it");
+                if told != fault.message && failures > TOLD_AFTER {
+                    warn!(group = %shared.roster.group, %fault, "the group is not in the registry; going on without it");
                     told.clone_from(&fault.message);
                 }
             }
@@ -78,12 +89,17 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     }
     if let Some(lease_id) = lease {
         let request = pb::DeregisterRequest { lease_id, reason: "stopped".into(), ..Default::default() };
-        if let Err(fault) = shared.peers.unary(rpc::registry::DEREGISTER, request, &call(&shared)).await
+        if let Err(fault) = deregister(&shared, request).await
             && fault.code != Code::Unavailable
         {
             warn!(group = %shared.roster.group, %fault, "could not deregister");
         }
     }
+}
+
+async fn deregister(shared: &Shared, request: pb::DeregisterRequest) -> Result<(), Fault> {
+    let (client, call) = registry(shared, rpc::registry::DEREGISTER.path())?;
+    client.unary(rpc::registry::DEREGISTER, request, &soon(call)).await.map(drop)
 }
 
 async fn register(shared: &Shared) -> Result<String, Fault> {
@@ -98,7 +114,8 @@ async fn register(shared: &Shared) -> Result<String, Fault> {
         agents: reports(shared),
         ..Default::default()
     };
-    let answer = shared.peers.unary(rpc::registry::REGISTER, request, &call(shared)).await?;
+    let (client, call) = registry(shared, rpc::registry::REGISTER.path())?;
+    let answer = client.unary(rpc::registry::REGISTER, request, &soon(call)).await?;
     for warning in &answer.warnings {
         warn!(group = %shared.roster.group, warning, "the registry differs");
     }
@@ -108,7 +125,8 @@ async fn register(shared: &Shared) -> Result<String, Fault> {
 /// The lease after a renewal; none when the registry no longer knows it.
 async fn renew(shared: &Shared, lease: &str) -> Result<Option<String>, Fault> {
     let request = pb::RenewRequest { lease_id: lease.to_owned(), agents: reports(shared), ..Default::default() };
-    match shared.peers.unary(rpc::registry::RENEW, request, &call(shared)).await {
+    let (client, call) = registry(shared, rpc::registry::RENEW.path())?;
+    match client.unary(rpc::registry::RENEW, request, &soon(call)).await {
         Ok(_) => Ok(Some(lease.to_owned())),
         Err(fault) if fault.code == Code::NotFound => Ok(None),
         Err(fault) => Err(fault),
@@ -122,9 +140,7 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
     }
     let mut failures = 0;
     loop {
-        let call = Call::by(&shared.host_id);
-        let request = pb::WatchRequest { after_revision: 0, ..Default::default() };
-        if let Ok(mut changes) = shared.peers.server_stream(rpc::registry::WATCH, request, &call).await {
+        if let Ok(mut changes) = watch(&shared).await {
             loop {
                 let change = tokio::select! {
                     change = changes.next() => change,
@@ -146,4 +162,10 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
             () = shared.cancel.cancelled() => return,
         }
     }
+}
+
+async fn watch(shared: &Shared) -> Result<FaultStream<pb::WatchResponse>, Fault> {
+    let (client, call) = registry(shared, rpc::registry::WATCH.path())?;
+    let request = pb::WatchRequest { after_revision: 0, ..Default::default() };
+    client.server_stream(rpc::registry::WATCH, request, &call).await
 }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, FleetView, Peers, StartFuture, Started, Topic, TopicKind};
+use tandem_contract::pb::tandem::registry::v1 as registry_pb;
 use tandem_contract::pb::tandem::session::v1::{GetWindowRequest, GetWindowResponse, ListSessionsRequest};
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::{Call, Client, Service, rpc};
 use tandem_types::{Code, Fault, State, reason};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 use crate::{EnginePrograms, GroupHost, HostConfig};
 
@@ -70,8 +72,27 @@ static FRAGILE: AgentDef = AgentDef {
     ..BASE
 };
 
+static REGISTERED: Notify = Notify::const_new();
+static REGISTRY: AgentDef = AgentDef {
+    name: "Registry",
+    provides: &[rpc::registry::REGISTER.facts()],
+    publishes: &[],
+    start: |_| {
+        Box::pin(async {
+            let register = |_: Call, request: registry_pb::RegisterRequest| async move {
+                if request.group == "solo/toys" {
+                    REGISTERED.notify_one();
+                }
+                Ok(registry_pb::RegisterResponse { lease_id: request.group, ..Default::default() })
+            };
+            Ok(Started::serve(Service::new().unary(rpc::registry::REGISTER, register)))
+        })
+    },
+    ..BASE
+};
+
 fn find(name: &str) -> Option<&'static AgentDef> {
-    [&ECHO, &FRAGILE].into_iter().find(|def| def.name == name)
+    [&ECHO, &FRAGILE, &REGISTRY].into_iter().find(|def| def.name == name)
 }
 
 struct Toy {
@@ -102,7 +123,7 @@ fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {
     }
 }
 
-async fn toys(agents: &[(&str, bool)]) -> Toy {
+fn group(id: &str, agents: &[(&str, bool)]) -> FleetGroup {
     let agents = agents
         .iter()
         .map(|(name, required)| FleetAgent {
@@ -116,8 +137,8 @@ async fn toys(agents: &[(&str, bool)]) -> Toy {
             settings: serde_json::Value::Null,
         })
         .collect();
-    let group = FleetGroup {
-        id: "solo/toys".parse().unwrap(),
+    FleetGroup {
+        id: id.parse().unwrap(),
         endpoint: free_endpoint(),
         scrape_endpoint: free_endpoint(),
         needs: vec![],
@@ -125,8 +146,16 @@ async fn toys(agents: &[(&str, bool)]) -> Toy {
         cpus: 1.0,
         agents,
         callers: Default::default(),
-    };
-    let fleet = Arc::new(FleetView { groups: vec![group], ..FleetView::default() });
+    }
+}
+
+async fn toys(agents: &[(&str, bool)]) -> Toy {
+    toys_among(vec![group("solo/toys", agents)]).await
+}
+
+/// The first group runs; the others are in the plan.
+async fn toys_among(groups: Vec<FleetGroup>) -> Toy {
+    let fleet = Arc::new(FleetView { groups, ..FleetView::default() });
     let peers = Peers::new(fleet.clone(), "solo/test/Tester".parse().unwrap());
     let data = tempfile::tempdir().unwrap();
     let host = GroupHost::open(config(&fleet, &peers, &data)).await.unwrap();
@@ -220,6 +249,28 @@ async fn a_drain_lets_calls_finish_and_refuses_new_ones() {
     assert_eq!(slow.await.unwrap().unwrap().summary, "slow");
     assert_eq!(drained.await.unwrap(), 0);
     assert_eq!(toy.host.close(Duration::ZERO).await, 0);
+}
+
+#[tokio::test]
+async fn a_group_registers_soon_after_a_long_absence_of_the_registry() {
+    let directory = group("solo/directory", &[("Registry", true)]);
+    let toy = toys_among(vec![group("solo/toys", &[("Echo", true)]), directory]).await;
+    // As if it had been away for long: nobody in this process calls it any more.
+    loop {
+        let call = call().within(Duration::from_millis(200), Instant::now());
+        let answer = toy.peers.unary(rpc::registry::REGISTER, Default::default(), &call).await;
+        if answer.unwrap_err().reason == reason::BREAKER_OPEN {
+            break;
+        }
+    }
+    let peers = Peers::new(toy.fleet.clone(), "solo/test/Other".parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let back = HostConfig { group: toy.fleet.groups[1].id.clone(), ..config(&toy.fleet, &peers, &folder) };
+    let back = GroupHost::open(back).await.unwrap();
+    // Less than the breaker stays open.
+    tokio::time::timeout(Duration::from_secs(20), REGISTERED.notified()).await.expect("the group registers");
+    toy.host.close(Duration::from_secs(5)).await;
+    back.close(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
