@@ -100,6 +100,26 @@ pub(super) fn open(tx: &Transaction<'_>) -> Result<Vec<DataRequest>, Error> {
     rows.query_map([], request)?.map(|found| with_groups(tx, found?)).collect()
 }
 
+pub(super) fn exports(tx: &Transaction<'_>, user: Option<&UserId>) -> Result<Vec<DataRequest>, Error> {
+    let mut rows = tx.prepare_cached(
+        "SELECT * FROM data_requests WHERE kind = ?1 AND path <> '' AND (?2 IS NULL OR user = ?2) ORDER BY created, id",
+    )?;
+    let found = rows.query_map(params![DataKind::Export.as_str(), user.map(UserId::as_str)], request)?;
+    found.map(|found| with_groups(tx, found?)).collect()
+}
+
+pub(super) fn withdrawn(tx: &Transaction<'_>, id: &str, now: Timestamp) -> Result<(), Error> {
+    let noted = tx
+        .prepare_cached(
+            "UPDATE data_requests SET path = '', closed = coalesce(closed, ?3) WHERE id = ?1 AND kind = ?2",
+        )?
+        .execute(params![id, DataKind::Export.as_str(), now.micros()])?;
+    match noted {
+        0 => Err(Fault::not_found(format!("there is no export {id}")).into()),
+        _ => Ok(()),
+    }
+}
+
 fn with_groups(tx: &Transaction<'_>, request: DataRequest) -> Result<DataRequest, Error> {
     let mut rows = tx.prepare_cached("SELECT * FROM data_groups WHERE request = ?1 ORDER BY number")?;
     let groups = rows.query_map([&request.id], |row| {

@@ -112,7 +112,7 @@ pub struct DataRequest {
     pub kind: DataKind,
     /// The person.
     pub user: UserId,
-    /// For an export, the file it goes to.
+    /// For an export, the file it goes to; empty once it was removed.
     pub path: String,
     /// When it was made.
     pub created: Timestamp,
@@ -203,6 +203,15 @@ pub trait ActionStore: PersonalData {
 
     /// Data requests that are not closed, the oldest first.
     async fn open_data_requests(&self) -> Result<Vec<DataRequest>, Fault>;
+
+    /// Exports that have a file, or are on the way to one, of one person or of all, the oldest first.
+    async fn exports(&self, user: Option<&UserId>) -> Result<Vec<DataRequest>, Fault>;
+
+    /// Notes that the file of an export was removed, because its person was forgotten. One that is open is over.
+    ///
+    /// # Errors
+    /// `not_found` when there is no such export.
+    async fn withdrawn(&self, id: &str, now: Timestamp) -> Result<(), Fault>;
 
     /// Removes what is past its time; how many rows.
     async fn prune(&self, now: Timestamp) -> Result<u64, Fault>;

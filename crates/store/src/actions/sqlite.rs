@@ -187,6 +187,16 @@ impl ActionStore for SqliteActions {
         self.db.read(data::open).await
     }
 
+    async fn exports(&self, user: Option<&UserId>) -> Result<Vec<DataRequest>, Fault> {
+        let user = user.cloned();
+        self.db.read(move |tx| data::exports(tx, user.as_ref())).await
+    }
+
+    async fn withdrawn(&self, id: &str, now: Timestamp) -> Result<(), Fault> {
+        let id = id.to_owned();
+        self.db.write(move |tx| data::withdrawn(tx, &id, now)).await
+    }
+
     async fn prune(&self, now: Timestamp) -> Result<u64, Fault> {
         self.db
             .write(move |tx| {

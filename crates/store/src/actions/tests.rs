@@ -24,6 +24,7 @@ pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
     does_one_thing_at_a_time_to_a_group(&*fresh().1).await;
     announces_maintenance(&*fresh().1).await;
     follows_a_data_request_to_its_end(&*fresh().1).await;
+    knows_the_files_of_exports(&*fresh().1).await;
     let (folder, store) = fresh();
     let ana = NewAction { actor: "zanzibar".into(), ..action("a") };
     store.begin(key(1), ana, at(0)).await.unwrap();
@@ -106,4 +107,26 @@ async fn follows_a_data_request_to_its_end(store: &dyn ActionStore) {
     assert_eq!(store.data_request(&asked.id).await.unwrap(), closed);
     assert_eq!(store.prune(at(days(30) + 8)).await.unwrap(), 0);
     assert_eq!(store.prune(at(days(30) + 9)).await.unwrap(), 1);
+}
+
+async fn knows_the_files_of_exports(store: &dyn ActionStore) {
+    let (ana, juan, groups) = (user("ana"), user("juan"), vec![group("a")]);
+    let ask = async |n, kind, who: &UserId, path: &str| {
+        store.request_data(key(n), kind, who, groups.clone(), path.to_owned(), at(0)).await.unwrap()
+    };
+    ask(1, DataKind::Forget, &ana, "").await;
+    let open = ask(2, DataKind::Export, &ana, "exports/2").await;
+    let other = ask(3, DataKind::Export, &juan, "exports/3").await;
+    let other = store.answered(&other.id, &groups[0], BTreeMap::new(), at(1)).await.unwrap();
+    assert_eq!(store.exports(Some(&ana)).await.unwrap(), std::slice::from_ref(&open));
+    let mut all = store.exports(None).await.unwrap();
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(all, [open.clone(), other.clone()]);
+    store.withdrawn(&open.id, at(2)).await.unwrap();
+    store.withdrawn(&other.id, at(2)).await.unwrap();
+    assert_eq!(store.exports(None).await.unwrap(), []);
+    let left = store.data_request(&open.id).await.unwrap();
+    assert_eq!((left.closed, left.path.as_str()), (Some(at(2)), ""));
+    assert_eq!(store.data_request(&other.id).await.unwrap().closed, other.closed);
+    assert_eq!(store.withdrawn("none", at(2)).await.unwrap_err().code, Code::NotFound);
 }

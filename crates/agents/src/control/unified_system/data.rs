@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures::future::join_all;
 use metrics::gauge;
 use serde_json::json;
@@ -12,7 +13,9 @@ use tandem_contract::Call;
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::rpc::host;
 use tandem_store::actions::{DataKind, DataRequest};
+use tandem_store::personal::{ExportRow, Forgotten, PersonalData};
 use tandem_types::{Code, Fault, GroupId, IdempotencyKey, State, UserId, reason};
+use tokio::sync::mpsc;
 
 use super::{DATA_FORGOTTEN, SystemHand, export, wire};
 use crate::fields::Fields;
@@ -52,7 +55,7 @@ impl SystemHand {
         let key = fields.key(&request.idempotency_key);
         let user = fields.parse::<UserId>("user_id", &request.user_id);
         let (key, user) = fields.all(key.zip(user))?;
-        let path = self.ctx.data_dir().join("exports").join(format!("{key}.jsonl"));
+        let path = self.exports().join(format!("{key}.jsonl"));
         let path = path.into_os_string().into_string();
         let path = path.map_err(|path| Fault::internal(format!("the data folder is not UTF-8: {}", path.display())))?;
         let request = self.request(&call, key, DataKind::Export, user, path).await?;
@@ -93,11 +96,27 @@ impl SystemHand {
         self.store.data_request(&request.id).await
     }
 
+    /// Folder of the files that people get.
+    fn exports(&self) -> PathBuf {
+        self.ctx.data_dir().join("exports")
+    }
+
+    /// Removes what is past its time: rows, then the files that belonged to them.
+    pub(super) async fn tidy(self: Arc<Self>) -> Result<(), Fault> {
+        self.store.prune(self.now()).await?;
+        // A row is there before its file, so every file that is seen first has one, unless its time is over.
+        let files = export::files(&self.exports()).await?;
+        let kept = self.store.exports(None).await?;
+        let past = files.into_iter().filter(|file| !kept.iter().any(|request| export::is_of(file, request)));
+        export::remove(past).await.map(drop)
+    }
+
     /// Asks again, for every open request, the groups that have not answered.
     pub(super) async fn retry_data(self: Arc<Self>) -> Result<(), Fault> {
         // One is being worked on, which takes its time; the others have time.
         let Ok(_one_at_a_time) = self.running.data.try_lock() else { return Ok(()) };
         for request in self.store.open_data_requests().await? {
+            self.ctx.beat();
             self.work_on_data(&request.id).await;
         }
         self.show_open_requests().await
@@ -119,11 +138,11 @@ impl SystemHand {
 
     async fn try_data(&self, id: &str) -> Result<(), Fault> {
         let request = self.store.data_request(id).await?;
-        let open: Vec<&GroupId> =
-            request.groups.iter().filter(|group| group.answered.is_none()).map(|group| &group.group).collect();
-        if open.is_empty() {
+        if request.closed.is_some() {
             return Ok(());
         }
+        let open: Vec<&GroupId> =
+            request.groups.iter().filter(|group| group.answered.is_none()).map(|group| &group.group).collect();
         let answers = join_all(open.iter().map(|group| self.ask_for_data(&request, group))).await;
         let mut left = open.len();
         for (group, answer) in open.into_iter().zip(answers) {
@@ -191,5 +210,27 @@ impl SystemHand {
             Some(why) => Err(Fault::unavailable(reason::PEER_AWAY, why)),
             None => Ok(()),
         }
+    }
+}
+
+/// What this agent keeps about people: who ordered what, and the files it made for them.
+#[async_trait]
+impl PersonalData for SystemHand {
+    async fn export(&self, user: &UserId, rows: mpsc::Sender<ExportRow>) -> Result<u64, Fault> {
+        self.store.export(user, rows).await
+    }
+
+    async fn forget(&self, user: &UserId) -> Result<Forgotten, Fault> {
+        let mut files = 0;
+        for request in self.store.exports(Some(user)).await? {
+            let of_request = export::files(&self.exports()).await?;
+            let of_request = of_request.into_iter().filter(|file| export::is_of(file, &request));
+            files += export::remove(of_request).await?;
+            self.store.withdrawn(&request.id, self.now()).await?;
+        }
+        let mut forgotten = self.store.forget(user).await?;
+        forgotten.tables.insert("export files", files);
+        self.show_open_requests().await?;
+        Ok(forgotten)
     }
 }

@@ -1,7 +1,10 @@
 //! The file a person gets: one JSON object a line, `{"group": .., "store": .., "row": ..}`, readable by its owner only.
 //!
-//! Each group's rows go into a part of their own, which counts once it is whole; the parts are put together at the end.
+//! Each group's rows go into a part of their own, which counts once it is whole; the parts are put together at the end. A
+//! file stays as long as the request it belongs to, or until its person is forgotten.
 
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -124,4 +127,34 @@ pub(super) async fn clean_up(path: &Path, groups: impl Iterator<Item = &GroupId>
             tracing::warn!(part = %part.display(), %error, "a part of a finished export could not be removed");
         }
     }
+}
+
+/// The files of a folder; none where there is no folder.
+pub(super) async fn files(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let mut entries = match fs::read_dir(folder).await {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(disk("look into", folder, &e)),
+    };
+    let mut files = Vec::new();
+    while let Some(entry) = entries.next_entry().await.map_err(|e| disk("look into", folder, &e))? {
+        files.push(entry.path());
+    }
+    Ok(files)
+}
+
+/// Whether a file is the export's, or a part of it.
+pub(super) fn is_of(file: &Path, request: &DataRequest) -> bool {
+    let name = |path: &Path| path.file_name().and_then(OsStr::to_str).map(str::to_owned);
+    name(file).zip(name(Path::new(&request.path))).is_some_and(|(file, whole)| file.starts_with(&whole))
+}
+
+/// Removes files; how many.
+pub(super) async fn remove(files: impl Iterator<Item = PathBuf>) -> Result<u64, Fault> {
+    let mut count = 0;
+    for file in files {
+        fs::remove_file(&file).await.map_err(|e| disk("remove", &file, &e))?;
+        count += 1;
+    }
+    Ok(count)
 }

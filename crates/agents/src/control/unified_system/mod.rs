@@ -133,7 +133,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     wake::check(&settings.wake)?;
     let path = ctx.data_file("system.db");
     let store = Arc::new(open(move || SqliteActions::open(path)).await?);
-    let hand = Arc::new(SystemHand { store: store.clone(), settings, running: actions::Running::default(), ctx });
+    let hand = Arc::new(SystemHand { store, settings, running: actions::Running::default(), ctx });
     hand.take_up().await?;
     hand.show_open_requests().await?;
     let service = Service::new()
@@ -152,15 +152,12 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         .unary(system::GET_DATA_REQUEST, bind(&hand, SystemHand::get_data_request))
         .unary(system::LIST_ACTIONS, bind(&hand, SystemHand::list_actions));
     let retry = Duration::from_millis(hand.settings.data_retry_ms.into());
-    let (pending, data, tidy) = (hand.clone(), hand.clone(), hand);
+    let (pending, data, tidy) = (hand.clone(), hand.clone(), hand.clone());
     Ok(Started::serve(service)
         .reconcile("pending", PENDING, move || pending.clone().retry_pending())
         .reconcile("data", retry, move || data.clone().retry_data())
-        .reconcile("retention", RETENTION, move || {
-            let hand = tidy.clone();
-            async move { hand.store.prune(hand.now()).await.map(drop) }
-        })
-        .store(store))
+        .reconcile("retention", RETENTION, move || tidy.clone().tidy())
+        .store(hand))
 }
 
 impl SystemHand {

@@ -264,6 +264,45 @@ async fn an_export_is_one_private_file_with_every_row() {
 }
 
 #[tokio::test]
+async fn the_files_of_exports_go_with_their_person_and_with_their_time() {
+    let rig = rig().await;
+    let (near, far) = (Toy::new("solo/chain", &["First"]), Toy::new("pc2/far", &["Far"]));
+    near.comes(&rig);
+    let ask_for = async |n, user: &str| {
+        let request = pb::RequestExportRequest { idempotency_key: key(n), user_id: user.into(), ..Default::default() };
+        ask(&rig, system::REQUEST_EXPORT, request).await.unwrap().request.as_option().unwrap().clone()
+    };
+    let files = || {
+        let mut names: Vec<String> = std::fs::read_dir(rig.data_dir().join("exports"))
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let (first, half) = (ask_for(1, "ana").await, ask_for(2, "juan").await);
+    assert_eq!(files().len(), 2, "a part of each");
+    let [kept] = rig.stores() else { panic!("one store") };
+    let forgotten = kept.forget(&"juan".parse().unwrap()).await.unwrap();
+    assert_eq!(forgotten.tables["export files"], 1);
+    assert_eq!(kept.forget(&"juan".parse().unwrap()).await.unwrap().rows(), 0);
+    let name = |request: &pb::DataRequest| request.path.rsplit('/').next().unwrap().to_owned();
+    assert!(files().iter().all(|file| file.starts_with(&name(&first))), "{:?}", files());
+    let half = request_of(&rig, &half.request_id).await;
+    assert_eq!((half.state.as_str(), half.path.as_str()), ("closed", ""));
+
+    far.comes(&rig);
+    rig.reconcile("data").await.unwrap();
+    assert_eq!(files(), [name(&first)], "nothing is made for whoever was forgotten");
+    rig.clock.advance(Duration::from_hours(30 * 24) - Duration::from_secs(1));
+    rig.reconcile("retention").await.unwrap();
+    assert_eq!(files(), [name(&first)]);
+    rig.clock.advance(Duration::from_secs(1));
+    rig.reconcile("retention").await.unwrap();
+    assert_eq!(files(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_fleet_file_is_checked_with_every_finding() {
     let rig = rig().await;
     let plan = |text: &str| {
