@@ -1,12 +1,15 @@
 //! Every agent, one folder each, by domain; and the one list.
 
+pub mod checks;
 pub mod control;
 mod draining;
 mod fields;
 pub mod language;
+pub mod machine;
 pub mod memory;
 pub mod observability;
 mod opening;
+pub mod program;
 #[cfg(test)]
 mod testing;
 mod tickets;

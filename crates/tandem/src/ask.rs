@@ -9,13 +9,13 @@ use tandem_contract::pb::tandem::coordinator::v1::__buffa::oneof::turn_event::Ev
 use tandem_contract::pb::tandem::coordinator::v1::{
     Accepted, CancelRequest, Final, Modality, SubmitRequest, TurnEvent,
 };
-use tandem_contract::{Call, Channel, Client, FaultStream, fault_from_info, rpc};
+use tandem_contract::{Call, Client, FaultStream, fault_from_info, rpc};
 use tandem_types::{Fault, reason};
 
 use crate::cli::AskArgs;
 use crate::fleet::Source;
 use crate::place::Place;
-use crate::{INTERRUPTED, NO_NODE, Outcome, style};
+use crate::{INTERRUPTED, NO_NODE, Outcome, fleet, style};
 
 /// Who asks at the command line: the owner of the machine.
 const USER: &str = "owner";
@@ -34,14 +34,7 @@ pub(crate) async fn run(args: AskArgs, place: Place) -> Outcome {
     let text = words(&args)?;
     let source = Source::running(&place.layout.fleet(), &status.fleet)?;
     let plan = source.plan(Some(&status.node))?;
-    let submit = rpc::coordinator::SUBMIT.path().trim_start_matches('/');
-    let provider = plan.providers(submit, &status.node).into_iter().next();
-    let address = provider.as_ref().and_then(|agent| plan.address(&agent.group_id())).ok_or_else(|| {
-        Fault::unavailable(reason::NOT_BUILT, format!("no agent of fleet {} takes questions", plan.name))
-    })?;
-    let uri =
-        format!("http://{address}").parse().map_err(|e| Fault::internal(format!("{address} is no address: {e}")))?;
-    let client = Client::new(Channel::network(), uri);
+    let client = fleet::client(&plan, &status.node, rpc::coordinator::SUBMIT.path())?;
     let request = SubmitRequest {
         idempotency_key: uuid::Uuid::new_v4().as_bytes().to_vec(),
         user_id: USER.into(),

@@ -1,180 +1,184 @@
 //! `tandem doctor`: what is wrong on this machine, and how to mend it.
+//!
+//! What can be seen without a fleet is looked at here; the rest is asked of the fleet that runs.
 
 use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
+use tandem_agents::checks::{self, Check, Grade};
+use tandem_agents::machine;
+use tandem_contract::{Call, rpc};
 use tandem_engine::catalogue::{Entry, State, Store};
 use tandem_node::{GroupState, NodeStatus};
 use tandem_types::Fault;
 
 use crate::cli::DoctorArgs;
-use crate::fleet::{Planned, planned};
+use crate::fleet::{Planned, Source, planned};
 use crate::place::Place;
 use crate::status::healths;
-use crate::{FAILED, Outcome, facts, preflight, style};
+use crate::{FAILED, Outcome, fleet, preflight, style};
 
 /// Least number of files a process should be allowed to open: each stream and store takes some.
 const LEAST_FILES: u64 = 1024;
-/// 2026-01-01: a clock before this was never set.
-const CLOCK_BEGINS: u64 = 1_767_225_600;
-
-/// The outcome of one look.
-enum Check {
-    Good(String),
-    /// Works, and a person should know.
-    Note(String, String),
-    /// Does not work: what, and how to mend it.
-    Bad(String, String),
-}
-
-use Check::{Bad, Good, Note};
+/// How long the fleet may take to look at itself.
+const LOOKING: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(args: DoctorArgs, place: Place) -> Outcome {
-    let mut checks = vec![engine()?, clock(), files(), enforcement(), memory()];
+    let mut found = vec![engine()?, files(), memory(), checks::clock(SystemTime::now().into(), place.layout.data())];
+    found.extend(preflight::folder(&place.layout));
     let status = place.control().status().await.ok();
     match planned(&args.fleet) {
         Ok(planned) => {
-            checks.push(Good(format!("fleet {} is sound", planned.source.name)));
-            checks.extend(ports(&planned, status.as_ref()));
-            checks.extend(models(&planned)?);
+            found.extend(checks::fleet_file(&planned.plan.findings));
+            found.extend(checks::shares(&planned.plan));
+            found.extend(ports(&planned, status.as_ref()));
+            found.extend(models(&planned)?);
         }
-        Err(fault) => checks.push(Bad(fault.message, "`tandem plan` shows every finding with its remedy".into())),
+        Err(fault) => {
+            found.push(Check::fail("fleet file", fault.message, "`tandem plan` shows every finding with its remedy"));
+        }
     }
-    checks.extend(folder(&place));
     match &status {
         Some(status) => {
-            checks.push(Good(format!("node {} runs (process {})", status.node, status.pid)));
-            checks.extend(groups(status, &healths(&place, status).await));
+            found.push(Check::pass("node", format!("{} runs (process {})", status.node, status.pid)));
+            found.extend(groups(status, &healths(&place, status).await));
+            let more = asked(&place, status, &found).await;
+            found.extend(more);
         }
-        None => checks.push(Note("no node runs".into(), "`tandem up` starts it".into())),
+        None => found.push(Check::warn("node", "none runs", "`tandem up` starts it")),
     }
-    let mut bad = 0;
-    for check in &checks {
-        match check {
-            Good(what) => anstream::println!("{} {what}", style::good("✔")),
-            Note(what, remedy) => anstream::println!("{} {what}\n    {remedy}", style::warn("!")),
-            Bad(what, remedy) => {
-                bad += 1;
-                anstream::println!("{} {what}\n    fix: {remedy}", style::bad("✘"));
-            }
+    Ok(show(&found))
+}
+
+fn show(found: &[Check]) -> ExitCode {
+    for Check { name, grade, detail, remedy } in found {
+        match grade {
+            Grade::Pass => anstream::println!("{} {name}: {detail}", style::good("✔")),
+            Grade::Warn => anstream::println!("{} {name}: {detail}\n    {remedy}", style::warn("!")),
+            Grade::Fail => anstream::println!("{} {name}: {detail}\n    fix: {remedy}", style::bad("✘")),
         }
     }
-    match bad {
+    let failed = found.iter().filter(|check| check.grade == Grade::Fail).count();
+    match failed {
         0 => anstream::println!("\n{}", style::good("nothing is wrong")),
         1 => anstream::println!("\n{}", style::bad("1 thing is wrong")),
         n => anstream::println!("\n{}", style::bad(&format!("{n} things are wrong"))),
     }
-    Ok(ExitCode::from(if bad == 0 { 0 } else { FAILED }))
+    ExitCode::from(if failed == 0 { 0 } else { FAILED })
 }
 
 /// The engine and the system libraries it needs: it says its version only when it finds them all.
 fn engine() -> Result<Check, Fault> {
     let path = Place::engine(&Place::program()?);
-    let at = path.display();
+    let (name, at) = ("engine", path.display());
     Ok(match Command::new(&path).arg("--version").output() {
         Ok(output) if output.status.success() => {
-            Good(format!("engine {at} runs ({})", String::from_utf8_lossy(&output.stdout).trim()))
+            Check::pass(name, format!("{at} runs ({})", String::from_utf8_lossy(&output.stdout).trim()))
         }
         Ok(output) => {
             let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             let fix = "install libgomp1 and libstdc++6 (`apt-get install libgomp1 libstdc++6`), or build it again here";
-            Bad(format!("engine {at} does not run: {words}"), fix.into())
+            Check::fail(name, format!("{at} does not run: {words}"), fix)
         }
-        Err(e) => Bad(format!("engine {at}: {e}"), "`cargo build --release -p tandem-engine-llama` makes it".into()),
+        Err(e) => Check::fail(name, format!("{at}: {e}"), "`cargo build --release -p tandem-engine-llama` makes it"),
     })
 }
 
-fn clock() -> Check {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(now) if now >= Duration::from_secs(CLOCK_BEGINS) => Good("the clock is set".into()),
-        _ => Bad("the clock stands before 2026".into(), "set it: `timedatectl set-ntp true`".into()),
-    }
-}
-
 fn files() -> Check {
+    let name = "open files";
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, _)) if soft >= LEAST_FILES => Good(format!("{soft} files may be open at once")),
-        Ok((soft, hard)) => Bad(
+        Ok((soft, _)) if soft >= LEAST_FILES => Check::pass(name, format!("{soft} files may be open at once")),
+        Ok((soft, hard)) => Check::fail(
+            name,
             format!("only {soft} files may be open at once (hard limit {hard})"),
             format!("`ulimit -n {LEAST_FILES}` before `tandem up`, or LimitNOFILE in its unit"),
         ),
-        Err(e) => Note(format!("the limit of open files cannot be read: {e}"), "check `ulimit -n`".into()),
+        Err(e) => Check::warn(name, format!("the limit cannot be read: {e}"), "check `ulimit -n`"),
     }
 }
 
-fn enforcement() -> Check {
-    Note(
-        "RAM and CPU limits of groups are not enforced".into(),
-        "groups keep to their budgets by themselves; nothing ends one that does not".into(),
-    )
-}
-
 fn memory() -> Check {
-    let machine = facts::machine();
-    Good(format!("{} MiB of RAM, {} CPUs", machine.ram_mib, machine.cpus))
+    let machine = machine::here();
+    Check::pass("machine", format!("{} MiB of RAM, {} CPUs", machine.ram_mib, machine.cpus))
 }
 
 fn ports(planned: &Planned, status: Option<&NodeStatus>) -> Vec<Check> {
+    let name = "ports";
     if let Some(status) = status
         && status.groups.iter().any(|group| group.state.runs())
     {
-        return vec![Good("the ports are our own node's".into())];
+        return vec![Check::pass(name, "they are our own node's")];
     }
     let taken = preflight::ports(&planned.plan, &planned.node);
     if taken.is_empty() {
         let count = preflight::addresses(&planned.plan, &planned.node).len();
-        return vec![Good(format!("all {count} ports are free"))];
+        return vec![Check::pass(name, format!("all {count} are free"))];
     }
     let split = |words: String| match words.split_once("; ") {
-        Some((what, remedy)) => Bad(what.to_owned(), remedy.to_owned()),
-        None => Bad(words, "set another port in the fleet file".into()),
+        Some((what, remedy)) => Check::fail(name, what, remedy),
+        None => Check::fail(name, words, "set another port in the fleet file"),
     };
     taken.into_iter().map(split).collect()
 }
 
-fn folder(place: &Place) -> Vec<Check> {
-    let data = place.layout.data().display();
-    let found = preflight::folder(&place.layout);
-    if found.is_empty() {
-        let free = preflight::free_bytes(&place.layout).unwrap_or(0) >> 20;
-        return vec![Good(format!("{data} can be written, {free} MiB are free"))];
-    }
-    found.into_iter().map(|words| Bad(words, format!("`ls -ld {data}` shows who owns it"))).collect()
-}
-
 fn models(planned: &Planned) -> Result<Vec<Check>, Fault> {
     let store = Store::open()?;
-    let look = |(name, _): (String, Vec<tandem_types::Role>)| -> Result<Check, Fault> {
-        let Entry { state, path, .. } = store.look(&name)?;
-        let fix = format!("`tandem models pull {name}`");
+    let look = |(model, _): (String, Vec<tandem_types::Role>)| -> Result<Check, Fault> {
+        let Entry { state, path, .. } = store.look(&model)?;
+        let (name, fix) = (format!("model file: {model}"), format!("`tandem models pull {model}`"));
         Ok(match state {
-            State::Present => Good(format!("model {name} is here and its hash is right")),
-            State::Corrupt(why) => Bad(format!("model {name}: {} {why}", path.display()), fix),
-            State::Partial(_) | State::Absent => Bad(format!("model {name} is not here"), fix),
+            State::Present => Check::pass(name, "is here and its hash is right"),
+            State::Corrupt(why) => Check::fail(name, format!("{} {why}", path.display()), fix),
+            State::Partial(_) | State::Absent => Check::fail(name, "is not here", fix),
         })
     };
     preflight::chosen(&planned.plan)?.into_iter().map(look).collect()
 }
 
+/// Groups as the node that started them knows them, with their own words where they answer.
 fn groups(status: &NodeStatus, healths: &[Option<Value>]) -> Vec<Check> {
     let one = |(group, health): (&tandem_node::GroupStatus, &Option<Value>)| {
-        let (id, name) = (&group.group, &group.group.group);
+        let (name, short) = (format!("group: {}", group.group), &group.group.group);
         let state = health.as_ref().and_then(|h| h["state"].as_str()).unwrap_or(group.state.as_str());
         let cause = health.as_ref().and_then(|h| h["cause"].as_str()).unwrap_or(&group.reason);
+        let fix = format!("`tandem logs {short}`, then `tandem restart {short}`");
         match group.state {
-            GroupState::NotBuilt => {
-                Note(format!("{id} is not built"), "this program has no code for its agents".into())
-            }
-            GroupState::Ready | GroupState::Degraded if state == "ready" => Good(format!("{id} is ready")),
+            GroupState::NotBuilt => Check::warn(name, "is not built", "this program has no code for its agents"),
+            GroupState::Ready | GroupState::Degraded if state == "ready" => Check::pass(name, "is ready"),
             GroupState::Ready | GroupState::Degraded if state == "degraded" => {
-                Note(format!("{id} is degraded"), cause.to_owned())
+                Check::warn(name, format!("is degraded: {cause}"), format!("`tandem status`, `tandem logs {short}`"))
             }
-            _ => {
-                Bad(format!("{id} is {state}: {cause}"), format!("`tandem logs {name}`, then `tandem restart {name}`"))
-            }
+            _ => Check::fail(name, format!("is {state}: {cause}"), fix),
         }
     };
     status.groups.iter().zip(healths).map(one).collect()
+}
+
+/// What the running fleet sees of itself and is not in `found` yet.
+async fn asked(place: &Place, status: &NodeStatus, found: &[Check]) -> Vec<Check> {
+    let answer = async {
+        let plan = Source::running(&place.layout.fleet(), &status.fleet)?.plan(Some(&status.node))?;
+        let client = fleet::client(&plan, &status.node, rpc::system::DOCTOR.path())?;
+        let call = Call::from_door("cli").within(LOOKING, std::time::Instant::now());
+        client.unary(rpc::system::DOCTOR, Default::default(), &call).await
+    };
+    match answer.await {
+        Ok(answer) => {
+            let check = |check: tandem_contract::pb::tandem::system::v1::Check| Check {
+                // A word of a later version is no reason to be silent.
+                grade: Grade::of(&check.outcome).unwrap_or(Grade::Warn),
+                name: check.name,
+                detail: check.detail,
+                remedy: check.remedy,
+            };
+            let new = |check: &Check| found.iter().all(|known| known.name != check.name);
+            answer.checks.into_iter().map(check).filter(new).collect()
+        }
+        Err(fault) => {
+            let detail = format!("it does not look at itself: {}", fault.message);
+            vec![Check::warn("fleet", detail, "`tandem status` shows how UnifiedSystemAgent is doing")]
+        }
+    }
 }

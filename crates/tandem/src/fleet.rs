@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tandem_contract::{Channel, Client};
 use tandem_fleet::{Document, Finding, Plan, SOLO, Severity, render_findings};
 use tandem_types::{Code, Fault, NodeName, reason};
 
@@ -88,6 +89,18 @@ pub(crate) fn planned(args: &FleetArgs) -> Result<Planned, Fault> {
             Err(Fault::invalid_field("--node", format!("is not given: which of {known} is this machine?")))
         }
     }
+}
+
+/// A caller of whoever serves the RPC at `path`, this node's agent first.
+pub(crate) fn client(plan: &Plan, node: &NodeName, path: &str) -> Result<Client, Fault> {
+    let path = path.trim_start_matches('/');
+    let provider = plan.providers(path, node).into_iter().next();
+    let address = provider.and_then(|agent| plan.address(&agent.group_id())).ok_or_else(|| {
+        Fault::unavailable(reason::NOT_BUILT, format!("no agent of fleet {} serves {path}", plan.name))
+    })?;
+    let uri =
+        format!("http://{address}").parse().map_err(|e| Fault::internal(format!("{address} is no address: {e}")))?;
+    Ok(Client::new(Channel::network(), uri))
 }
 
 /// The agent that serves the page.

@@ -1,22 +1,18 @@
 //! Looks, before anything starts, for everything that would stop the start: all of it is said at once.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 
+use tandem_agents::checks::{self, Check, Grade, Room};
 use tandem_engine::catalogue::{self, Entry, State, Store};
 use tandem_fleet::{Plan, RolePlan};
 use tandem_node::Layout;
 use tandem_types::{Fault, NodeName, Role};
 
-use crate::facts;
-
-/// Least free space under the data directory.
-const LEAST_FREE_BYTES: u64 = 256 << 20;
-
 /// Everything that keeps this machine's groups from starting, in words with what to do.
 pub(crate) fn obstacles(plan: &Plan, node: &NodeName, layout: &Layout) -> Vec<String> {
     let mut found = ports(plan, node);
-    found.extend(folder(layout));
+    let wrong = folder(layout).into_iter().filter(|check| check.grade == Grade::Fail);
+    found.extend(wrong.map(|check| format!("{}; {}", check.detail, check.remedy)));
     found
 }
 
@@ -47,38 +43,21 @@ pub(crate) fn ports(plan: &Plan, node: &NodeName) -> Vec<String> {
     addresses(plan, node).into_iter().filter_map(taken).collect()
 }
 
-/// What is wrong with the data directory.
-pub(crate) fn folder(layout: &Layout) -> Vec<String> {
-    let data = layout.data();
-    let probe = data.join("run/.write");
-    let written = layout.make().map_err(|fault| fault.message).and_then(|()| {
-        let write = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
-        write.map_err(|e| format!("cannot write in {}: {e}; check who owns it, or use --data DIR", data.display()))
-    });
-    if let Err(words) = written {
-        return vec![words];
+/// Whether the data directory can be used.
+pub(crate) fn folder(layout: &Layout) -> Vec<Check> {
+    match layout.make() {
+        Ok(()) => checks::data_folder(layout.data(), Room::default()),
+        Err(fault) => {
+            let (what, remedy) = fault.message.split_once("; ").unwrap_or((fault.message.as_str(), "use --data DIR"));
+            vec![Check::fail(checks::WRITABLE, what, remedy)]
+        }
     }
-    let Some(free) = free_bytes(layout) else { return vec![] };
-    let message = || {
-        let (free, least) = (free >> 20, LEAST_FREE_BYTES >> 20);
-        format!(
-            "{} has {free} MiB free, and at least {least} MiB are needed: make room, or use --data DIR",
-            data.display()
-        )
-    };
-    (free < LEAST_FREE_BYTES).then(message).into_iter().collect()
-}
-
-/// Free bytes under the data directory.
-pub(crate) fn free_bytes(layout: &Layout) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(layout.data()).ok()?;
-    Some(stat.blocks_available() * stat.fragment_size())
 }
 
 /// The models that a fleet's roles choose on this machine, with the roles each is for, in the order of their names.
 pub(crate) fn chosen(plan: &Plan) -> Result<Vec<(String, Vec<Role>)>, Fault> {
     let (models, _) = catalogue::built_in()?;
-    let ram_bytes = facts::machine().ram_mib << 20;
+    let ram_bytes = tandem_agents::machine::here().ram_mib << 20;
     let mut found: Vec<(String, Vec<Role>)> = Vec::new();
     for (role, bound) in plan.roles.iter().filter(|(_, bound)| bound.alias.is_none()) {
         let name = match &bound.model {
@@ -171,7 +150,9 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let layout = Layout::new(file.join("data"), Some(folder.path())).unwrap();
         let found = super::folder(&layout);
-        assert!(matches!(&found[..], [words] if words.contains("file/data") && words.contains("--data")), "{found:?}");
+        let [check] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(check.grade, Grade::Fail);
+        assert!(check.detail.contains("file/data") && check.remedy.contains("--data"), "{check:?}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Measures the machine: what the kernel says, and nothing else.
 //!
-//! The parsers are pure; the files are those of proc(5) and the kernel's page on pressure stall information.
+//! The files are those of proc(5) and the kernel's page on pressure stall information.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::machine::{CGROUP, PROC, memory};
 
 /// Figures of one moment; one the kernel does not give is absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -34,6 +36,7 @@ struct Ticks {
 #[derive(Debug)]
 pub(super) struct Machine {
     proc: PathBuf,
+    cgroup: PathBuf,
     data: PathBuf,
     last: Option<Ticks>,
 }
@@ -41,27 +44,22 @@ pub(super) struct Machine {
 impl Machine {
     /// Measures this machine; its disk is the one that `data` is on.
     pub(super) fn new(data: PathBuf) -> Self {
-        Self { proc: "/proc".into(), data, last: None }
-    }
-
-    /// Processors of this machine.
-    pub(super) fn cpus() -> u32 {
-        std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+        Self { proc: PROC.into(), cgroup: CGROUP.into(), data, last: None }
     }
 
     /// Measures now. Blocks for as long as the disk takes to say how full it is.
     pub(super) fn measure(&mut self) -> Figures {
         let read = |name: &str| fs::read_to_string(self.proc.join(name)).ok();
         let ticks = read("stat").and_then(|text| ticks(&text));
-        let memory = read("meminfo").and_then(|text| memory(&text));
+        let memory = memory(&self.proc, &self.cgroup);
         let pressure = read("pressure/memory").and_then(|text| pressure(&text));
         let disk = disk(&self.data).ok();
         let cpu_ratio = self.last.zip(ticks).and_then(|(before, now)| busy(before, now));
         self.last = ticks.or(self.last);
         Figures {
             cpu_ratio,
-            ram_total: memory.map(|(total, _)| total),
-            ram_used: memory.map(|(total, available)| total.saturating_sub(available)),
+            ram_total: memory.map(|memory| memory.total),
+            ram_used: memory.and_then(|memory| Some(memory.total.saturating_sub(memory.available?))),
             memory_pressure: pressure,
             disk_total: disk.map(|(total, _)| total),
             disk_used: disk.map(|(_, used)| used),
@@ -83,15 +81,6 @@ fn busy(before: Ticks, now: Ticks) -> Option<f64> {
     // Waiting for input may go back by a tick when a processor sleeps.
     let idle = now.idle.saturating_sub(before.idle).min(all);
     Some((all - idle) as f64 / all as f64)
-}
-
-/// Total and available bytes of `/proc/meminfo`.
-fn memory(meminfo: &str) -> Option<(u64, u64)> {
-    let field = |name: &str| {
-        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    field("MemTotal").zip(field("MemAvailable"))
 }
 
 /// `avg10` of the line `some` in `/proc/pressure/memory`, as a share.
@@ -134,15 +123,6 @@ mod tests {
     }
 
     #[test]
-    fn memory_in_use_is_all_less_what_is_available() {
-        let text = "MemTotal:       24684096 kB\nMemFree:        17526176 kB\nMemAvailable:   20000000 kB\n";
-        assert_eq!(memory(text), Some((24_684_096 * 1024, 20_000_000 * 1024)));
-        for broken in ["", "MemTotal: 1 kB", "MemTotal: 1 kB\nMemAvailable: x kB", "MemTotal: 1\nMemAvailable: 1"] {
-            assert_eq!(memory(broken), None, "{broken:?}");
-        }
-    }
-
-    #[test]
     fn pressure_is_a_share() {
         let text = "some avg10=12.50 avg60=0.00 avg300=0.00 total=0\nfull avg10=1.00 avg60=0.00 avg300=0.00 total=0\n";
         assert_eq!(pressure(text), Some(0.125));
@@ -163,7 +143,12 @@ mod tests {
     #[test]
     fn what_the_kernel_does_not_say_is_absent() {
         let empty = tempfile::tempdir().unwrap();
-        let mut machine = Machine { proc: empty.path().to_owned(), data: empty.path().join("gone"), last: None };
+        let mut machine = Machine {
+            proc: empty.path().to_owned(),
+            cgroup: empty.path().to_owned(),
+            data: empty.path().join("gone"),
+            last: None,
+        };
         assert_eq!(machine.measure(), Figures::default());
     }
 }

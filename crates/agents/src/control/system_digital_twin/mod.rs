@@ -203,7 +203,7 @@ impl Twin {
             .map_err(|e| Fault::internal(format!("the thread that measures this machine ended: {e}")))?;
         let node = self.ctx.id().node.clone();
         show(&node, &figures);
-        self.picture().node_mut(&node)?.cpus = Machine::cpus();
+        self.picture().node_mut(&node)?.cpus = crate::machine::cpus();
         self.take(&node, self.now(), figures).await
     }
 

@@ -1,9 +1,7 @@
 //! Looks for what is wrong and says the remedy.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use metrics::gauge;
@@ -12,11 +10,10 @@ use tandem_contract::Call;
 use tandem_contract::contract_hash;
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::rpc::models;
-use tandem_fleet::Severity;
 use tandem_types::{Fault, GroupId, Health, NodeName, Timestamp};
 
-use super::logic::{self, Check, Grade};
-use super::{ASKING, SystemHand, wire};
+use super::{ASKING, SystemHand, logic, wire};
+use crate::checks::{self, Check, Grade, Room};
 
 /// A group's answer with the times around it.
 struct Asked {
@@ -33,7 +30,7 @@ impl SystemHand {
         let mut checks = self.check_groups(&asked);
         let (machine, sizes, roles, plan) =
             tokio::join!(self.check_machine(), self.check_sizes(&asked), self.check_roles(), self.check_plan());
-        checks.extend([machine, sizes, roles, plan].into_iter().flatten());
+        checks.extend([machine, sizes, roles, plan?].into_iter().flatten());
         checks.sort_by_key(|check| check.grade);
         let failed = checks.iter().filter(|check| check.grade == Grade::Fail).count();
         gauge!("tandem_doctor_failed_checks").set(u32::try_from(failed).unwrap_or(u32::MAX));
@@ -69,20 +66,27 @@ impl SystemHand {
         checks
     }
 
-    /// Disk, clock and limits of this machine.
+    /// Disk, clock, keys and limits of this machine.
     async fn check_machine(&self) -> Vec<Check> {
-        let (folder, settings) = (self.ctx.data_dir().to_owned(), self.settings.clone());
+        let fleet = self.ctx.fleet();
+        let open: Vec<&GroupId> =
+            self.built_groups().filter(|group| !logic::stays_here(&group.endpoint)).map(|group| &group.id).collect();
+        let mut checks = vec![logic::keys(&open)];
+        let (folder, token) = (self.ctx.data_dir().to_owned(), fleet.web.token_file.clone());
+        let room = Room { warn_below: self.settings.disk_warn_bytes, fail_below: self.settings.disk_fail_bytes };
         let now = self.now();
         let group = self.ctx.id().group_id();
         let planned = self.planned(&group).map_or(0, |planned| planned.ram_bytes);
         let looked = tokio::task::spawn_blocking(move || {
-            let mut checks = check_folder(&folder);
-            checks.push(check_room(&folder, settings.disk_warn_bytes, settings.disk_fail_bytes));
-            checks.push(logic::clock_went_back(now, newest(&folder)));
-            checks.push(logic::memory_limit(&group, memory_limit(), planned));
+            let mut checks = checks::data_folder(&folder, room);
+            checks.extend([checks::clock(now, &folder), checks::memory_limit(&group, planned)]);
+            checks.extend(token.map(|file| checks::token_file(&file)));
             checks
         });
-        looked.await.unwrap_or_else(|e| vec![Check::fail("this machine", format!("could not be looked at: {e}"), "")])
+        checks.extend(looked.await.unwrap_or_else(|e| {
+            vec![Check::fail("this machine", format!("could not be looked at: {e}"), "ask again")]
+        }));
+        checks
     }
 
     /// Whether messages of all sizes pass to each machine, by way of a group that answers.
@@ -130,91 +134,11 @@ impl SystemHand {
     }
 
     /// Findings about the fleet file, and shares of cards.
-    async fn check_plan(&self) -> Vec<Check> {
+    async fn check_plan(&self) -> Result<Vec<Check>, Fault> {
         let fleet = self.ctx.fleet();
-        let planned = self.made_plan(&fleet.file_name, &fleet.text).await;
-        let findings = match &planned {
-            Ok(plan) => &plan.findings,
-            Err(refused) => &refused.findings,
-        };
-        let mut checks: Vec<Check> = findings
-            .iter()
-            .filter(|finding| finding.severity != Severity::Note)
-            .map(|finding| {
-                let name = format!("fleet file: {}", finding.code);
-                match finding.severity {
-                    Severity::Error => Check::fail(name, finding.message.clone(), finding.fix.clone()),
-                    _ => Check::warn(name, finding.message.clone(), finding.fix.clone()),
-                }
-            })
-            .collect();
-        if checks.is_empty() {
-            checks.push(Check::pass("fleet file", "has no errors and no warnings"));
-        }
-        let shares = planned.iter().flat_map(|plan| plan.nodes.values()).flat_map(|node| &node.cards);
-        for share in shares.flat_map(|card| &card.shares) {
-            // Until an engine has seen its own limits, a share is a wish.
-            let remedy = "none yet: what is loaded there is limited by what the model manager lends, not by the driver";
-            checks.push(Check::warn(
-                format!("share: {}", share.owner),
-                "not enforced: nothing has verified it",
-                remedy,
-            ));
-        }
-        checks
+        Ok(match self.made_plan(&fleet.file_name, &fleet.text).await? {
+            Ok(plan) => [checks::fleet_file(&plan.findings), checks::shares(&plan)].concat(),
+            Err(refused) => checks::fleet_file(&refused.findings),
+        })
     }
-}
-
-/// Whether the data folder can be written, and by nobody else.
-fn check_folder(folder: &Path) -> Vec<Check> {
-    let probe = folder.join(".doctor");
-    let written =
-        std::fs::write(&probe, b"written by the doctor").and_then(|()| std::fs::File::open(&probe)?.sync_all());
-    let removed = std::fs::remove_file(&probe);
-    let at = folder.display();
-    let writable = match written.and(removed) {
-        Ok(()) => Check::pass("disk: data folder", format!("{at} can be written")),
-        Err(e) => Check::fail(
-            "disk: data folder",
-            format!("{at} cannot be written: {e}"),
-            "make the folder writable for the user who runs Tandem",
-        ),
-    };
-    let private = match std::fs::metadata(folder).map(|meta| meta.permissions().mode() & 0o777) {
-        Ok(mode) if mode & 0o077 == 0 => Check::pass("disk: privacy", format!("only its owner can look into {at}")),
-        Ok(mode) => Check::warn(
-            "disk: privacy",
-            format!("other users of this machine can look into {at} (mode {mode:o})"),
-            format!("chmod 700 {at}"),
-        ),
-        Err(e) => Check::fail("disk: privacy", format!("{at} cannot be looked at: {e}"), ""),
-    };
-    vec![writable, private]
-}
-
-fn check_room(folder: &Path, warn_below: u64, fail_below: u64) -> Check {
-    match nix::sys::statvfs::statvfs(folder) {
-        Ok(disk) => {
-            let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-            logic::disk_room(bytes(disk.blocks_available()), bytes(disk.blocks()), warn_below, fail_below)
-        }
-        Err(e) => Check::fail("disk: room", format!("{} cannot be asked for its disk: {e}", folder.display()), ""),
-    }
-}
-
-/// When the newest file of the folder was written.
-fn newest(folder: &Path) -> Option<Timestamp> {
-    let written = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.metadata().ok()?.modified().ok();
-    std::fs::read_dir(folder).ok()?.filter_map(written).max().map(|at: SystemTime| at.into())
-}
-
-/// The lowest `memory.max` from the control group of this process upwards; none where nothing limits it
-/// (Linux, "Control Group v2", "Memory Interface Files").
-fn memory_limit() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let root = PathBuf::from("/sys/fs/cgroup");
-    let limit = |folder: &Path| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse::<u64>().ok();
-    let own = root.join(own);
-    own.ancestors().take_while(|folder| folder.starts_with(&root)).filter_map(limit).min()
 }

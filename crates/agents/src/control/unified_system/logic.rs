@@ -2,10 +2,13 @@
 //! measurement makes of a check. No IO; the time is an argument.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tandem_store::actions::{Action, ActionState};
 use tandem_types::{AgentId, AgentName, Code, Fault, GroupId, Health, NodeName, State, Timestamp, reason};
+
+use crate::checks::{CLOCKS_EQUAL, Check, SET_CLOCK};
 
 /// The order in which the agents of a group are restarted: whoever needs another one goes before it, so that nobody
 /// loses a need while running. `last` goes last whatever it needs. Names outside the group do not matter; members of a
@@ -125,65 +128,6 @@ pub(super) fn magic_packet(mac: [u8; 6]) -> [u8; 102] {
     packet
 }
 
-/// How a check came out; failed ones are shown first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Grade {
-    Fail,
-    Warn,
-    Pass,
-}
-
-impl Grade {
-    /// The word of the contract.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Fail => "fail",
-            Self::Warn => "warn",
-            Self::Pass => "pass",
-        }
-    }
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Check {
-    pub(super) name: String,
-    pub(super) grade: Grade,
-    pub(super) detail: String,
-    pub(super) remedy: String,
-}
-
-impl Check {
-    pub(super) fn pass(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { name: name.into(), grade: Grade::Pass, detail: detail.into(), remedy: String::new() }
-    }
-
-    pub(super) fn warn(name: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name: name.into(), grade: Grade::Warn, detail: detail.into(), remedy: remedy.into() }
-    }
-
-    pub(super) fn fail(name: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { grade: Grade::Fail, ..Self::warn(name, detail, remedy) }
-    }
-}
-
-const MIB: u64 = 1 << 20;
-
-/// Free room on the disk of the data folder.
-pub(super) fn disk_room(free: u64, total: u64, warn_below: u64, fail_below: u64) -> Check {
-    let name = "disk: room";
-    let detail = format!("{} MiB of {} MiB are free for the data folder", free / MIB, total / MIB);
-    let remedy = format!("free space on the disk of the data folder until at least {} MiB are free", warn_below / MIB);
-    match free {
-        free if free < fail_below => Check::fail(name, detail, remedy),
-        free if free < warn_below => Check::warn(name, detail, remedy),
-        _ => Check::pass(name, detail),
-    }
-}
-
-/// How far clocks of two machines may be apart.
-const CLOCKS_EQUAL: Duration = Duration::from_secs(2);
-
 /// Another machine's clock, which said `theirs` at some time between `sent` and `received` of ours.
 pub(super) fn clocks(node: &NodeName, theirs: Timestamp, sent: Timestamp, received: Timestamp) -> Check {
     let name = format!("clock: {node}");
@@ -194,25 +138,8 @@ pub(super) fn clocks(node: &NodeName, theirs: Timestamp, sent: Timestamp, receiv
     let ms = |micros: i64| micros / 1_000;
     let detail = format!("{node} is {:+} ms from here, give or take {} ms", ms(apart), unsure.as_millis());
     match Duration::from_micros(apart.unsigned_abs()) > CLOCKS_EQUAL + unsure {
-        true => Check::fail(name, detail, "set both machines by a time server, for example with systemd-timesyncd"),
+        true => Check::fail(name, detail, format!("on both machines, {SET_CLOCK}")),
         false => Check::pass(name, detail),
-    }
-}
-
-/// The own clock against the newest file it wrote: time goes on.
-pub(super) fn clock_went_back(now: Timestamp, newest_file: Option<Timestamp>) -> Check {
-    let name = "clock: here";
-    let remedy = "set the clock, for example with systemd-timesyncd";
-    // No copy of this program is older.
-    if now < Timestamp::from_secs(1_760_000_000) {
-        return Check::fail(name, "the clock stands before this program was written", remedy);
-    }
-    match newest_file.map(|at| at.since(now)).filter(|ahead| *ahead > CLOCKS_EQUAL) {
-        Some(ahead) => {
-            let detail = format!("a file in the data folder was written {} s after now", ahead.as_secs());
-            Check::fail(name, detail, remedy)
-        }
-        None => Check::pass(name, "the clock has not gone back"),
     }
 }
 
@@ -244,20 +171,25 @@ pub(super) fn sizes(node: &NodeName, tried: &[(usize, Result<bool, String>)]) ->
     }
 }
 
-/// Whether the kernel holds a group to its memory. `limit` is the lowest `memory.max` from its control group upwards.
-pub(super) fn memory_limit(group: &GroupId, limit: Option<u64>, planned: u64) -> Check {
-    let name = format!("limits: {group}");
-    let remedy = "start Tandem where it may make control groups, for example as a systemd service with `Delegate=yes`";
-    match limit {
-        Some(limit) if limit <= planned + planned / 20 => {
-            Check::pass(name, format!("the kernel holds it to {} MiB", limit / MIB))
-        }
-        Some(limit) => {
-            let detail = format!("planned are {} MiB, and the kernel allows {} MiB", planned / MIB, limit / MIB);
-            Check::warn(name, detail, remedy)
-        }
-        None => Check::warn(name, format!("its limit of {} MiB is not enforced", planned / MIB), remedy),
+/// Whether calls between groups need keys, which this build has none of. `open` are the groups that listen beyond this
+/// machine.
+pub(super) fn keys(open: &[&GroupId]) -> Check {
+    let name = "keys: groups";
+    if open.is_empty() {
+        return Check::pass(name, "calls between groups stay on this machine, so they need none");
     }
+    let open = open.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let detail =
+        format!("{open} listen beyond this machine, and calls between groups are neither encrypted nor signed");
+    Check::warn(name, detail, "let only a network you trust reach them, by a firewall or a VPN between the machines")
+}
+
+/// Whether an endpoint such as `http://127.0.0.1:8200` is reached from its own machine only.
+pub(super) fn stays_here(endpoint: &str) -> bool {
+    let host = endpoint.rsplit_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = host.split('/').next().unwrap_or_default();
+    host.parse::<SocketAddr>().is_ok_and(|at| at.ip().to_canonical().is_loopback())
+        || host.split(':').next() == Some("localhost")
 }
 
 /// A model role as its manager tells it.

@@ -28,6 +28,7 @@ use tandem_contract::{Call, Service};
 use tandem_store::actions::{ActionStore, SqliteActions};
 use tandem_types::{Fault, GroupId, NodeName, Timestamp};
 
+use crate::checks::Room;
 use crate::opening::open;
 
 /// A person's data is gone from every store.
@@ -105,8 +106,8 @@ impl Default for Settings {
             drain_ms: 20_000,
             pending_ms: 3_600_000,
             data_retry_ms: 3_600_000,
-            disk_warn_bytes: 2 << 30,
-            disk_fail_bytes: 256 << 20,
+            disk_warn_bytes: Room::default().warn_below,
+            disk_fail_bytes: Room::default().fail_below,
             wake: BTreeMap::new(),
         }
     }

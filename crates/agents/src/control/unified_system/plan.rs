@@ -21,7 +21,7 @@ impl SystemHand {
             false => (request.fleet_toml.as_str(), request.file_name.as_str()),
         };
         let name = if name.is_empty() { "fleet.toml" } else { name };
-        let planned = self.made_plan(name, text).await;
+        let planned = self.made_plan(name, text).await?;
         let (mut findings, plan) = match planned {
             Ok(plan) => (plan.findings.clone(), Some(plan)),
             Err(refused) => (refused.findings, None),
@@ -36,7 +36,7 @@ impl SystemHand {
     }
 
     /// The plan of a fleet file, or why there is none.
-    pub(super) async fn made_plan(&self, name: &str, text: &str) -> Result<Plan, Refused> {
-        tandem_fleet::plan(&Document::read(name, text), &self.facts().await)
+    pub(super) async fn made_plan(&self, name: &str, text: &str) -> Result<Result<Plan, Refused>, Fault> {
+        Ok(tandem_fleet::plan(&Document::read(name, text), &self.facts().await?))
     }
 }

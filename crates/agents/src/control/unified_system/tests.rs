@@ -399,6 +399,8 @@ async fn the_overview_says_what_is_and_what_is_not_there() {
         ]
     );
     assert_eq!(seen.maintenance[0].reason, "new disk");
+        ("keys: groups", "pass"),
+        ("keys: door", "missing"),
 
     let page = pb::ListServicesRequest { page_size: 2, ..Default::default() };
     let first = ask(&rig, system::LIST_SERVICES, page).await.unwrap();

@@ -6,7 +6,7 @@ use tandem_fleet::Finding;
 use tandem_store::actions::{Action, DataGroup, DataRequest, Maintenance};
 use tandem_types::{AgentId, Health};
 
-use super::logic::Check;
+use crate::checks::Check;
 
 pub(super) fn action(of: Action) -> pb::Action {
     pb::Action {
