@@ -8,3 +8,5 @@ pub mod unified_system;
 
 /// Reason: a machine would pass a limit that was set for it.
 const OVER_LIMIT: &str = "over_limit";
+/// Why an agent without code is as it is; the same words as its host uses.
+const NOT_BUILT: &str = "not built: this program has no code for it";

@@ -102,7 +102,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let agents = fleet.agents().map(|(group, agent)| (group.id.agent(agent.name.clone()), agent.built)).collect();
     let twin = Arc::new(Twin {
         machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
-        picture: Mutex::new(Picture::new(nodes, agents)),
+        picture: Mutex::new(Picture::new(ctx.id().node.clone(), nodes, agents)),
         limits: Mutex::default(),
         gate: tokio::sync::Mutex::default(),
         changes: broadcast::channel(watch_buffer.max(1)).0,
@@ -124,11 +124,13 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         .unary(twin::SET_LIMITS, bind(&twin, Twin::set_limits))
         .unary(twin::REPORT_NODE, bind(&twin, Twin::report_node))
         .unary(twin::REPORT_LEASES, bind(&twin, Twin::report_leases));
-    let (sampling, tidying, hearing, closing) = (twin.clone(), twin.clone(), twin.clone(), twin);
+    let (sampling, tidying, hearing) = (twin.clone(), twin.clone(), twin.clone());
+    let (watching, closing) = (twin.clone(), twin);
     Ok(Started::serve(service)
         .reconcile("sample", Duration::from_millis(sample_ms.max(100)), move || sampling.clone().sample())
         .reconcile("tidy", TIDY, move || tidying.clone().tidy())
-        .on("model.changed", move |event| hearing.clone().note_model(event))
+        .on("model.changed", move |event| hearing.clone().note(event))
+        .on("health.changed", move |event| watching.clone().note_health(event))
         .on_drain(move || {
             let db = closing.stores.db.clone();
             async move { db.close().await }
@@ -171,7 +173,7 @@ impl Twin {
         let holding = self.stores.reservations.reservations(now).await?;
         let mut picture = self.picture();
         picture.set_reservations(holding);
-        for (resource, amount) in picture.promised_by_resource(now) {
+        for (resource, amount) in picture.promised_bytes(now) {
             gauge!("tandem_reservations_bytes", "kind" => resource.as_str()).set(amount);
         }
         Ok(())
@@ -264,22 +266,34 @@ impl Twin {
         let mut nodes: Vec<NodeName> = Vec::new();
         for report in &lease.agents {
             let Ok(agent) = report.agent.parse::<AgentId>() else { continue };
-            let health = match report.health.as_option() {
-                _ if !lease.ended.is_empty() => Health::new(State::Unknown, &lease.ended, now),
-                Some(health) => Health { state: state_of(health.state), ..Health::from(health) },
-                None => Health::new(State::Unknown, "it did not say how it is doing", now),
+            let new = match report.health.as_option() {
+                _ if !lease.ended.is_empty() => picture.gone(&agent, &lease.ended, now),
+                Some(health) => picture.heard(&agent, Health { state: state_of(health.state), ..Health::from(health) }),
+                None => picture.heard(&agent, Health::new(State::Unknown, "it did not say how it is doing", now)),
             };
-            let node = agent.node.clone();
-            if picture.heard(&agent, health) && !nodes.contains(&node) {
-                nodes.push(node);
+            if new && !nodes.contains(&agent.node) {
+                nodes.push(agent.node);
             }
         }
         drop(picture);
         nodes.iter().for_each(|node| self.changed(node));
     }
 
-    /// Notes that a role or model changed.
-    async fn note_model(self: Arc<Self>, event: Event) -> Result<(), Fault> {
+    /// Takes what the hub observed of an agent, and notes it.
+    async fn note_health(self: Arc<Self>, event: Event) -> Result<(), Fault> {
+        let said = |name: &str| event.payload[name].as_str().unwrap_or_default();
+        let since = event.payload["since_us"].as_i64().map_or(event.at, Timestamp);
+        // A group has no line of its own in the picture.
+        if let (Ok(agent), Ok(state)) = (event.key.parse::<AgentId>(), said("state").parse::<State>())
+            && self.picture().observed(&agent, Health::new(state, said("cause"), since))
+        {
+            self.changed(&agent.node);
+        }
+        self.note(event).await
+    }
+
+    /// Keeps an event of a node, a group, an agent or a model.
+    async fn note(self: Arc<Self>, event: Event) -> Result<(), Fault> {
         if lock(&self.events).contains(&event.id) {
             return Ok(());
         }

@@ -8,6 +8,10 @@ use tandem_types::{AgentId, Code, Fault, GroupId, Health, NodeName, State, Times
 
 use super::logic::{Basis, Recent, outstanding};
 use super::machine::Figures;
+use crate::control::NOT_BUILT;
+
+/// What the registry says of a lease that was not renewed.
+const EXPIRED: &str = "expired";
 
 /// A loaded model and its memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,8 +104,10 @@ impl Node {
 }
 
 /// Everything the twin knows of the present.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Picture {
+    /// The machine this agent runs on: what does not answer there is known not to run.
+    own: NodeName,
     nodes: BTreeMap<NodeName, Node>,
     /// Agents of the plan, in its order, with what the registry says.
     agents: Vec<(AgentId, Option<Health>, bool)>,
@@ -112,11 +118,13 @@ pub(super) struct Picture {
 
 impl Picture {
     /// The picture of a plan about which nothing is known yet; `built` says whether this build has the agent.
-    pub(super) fn new(nodes: impl IntoIterator<Item = NodeName>, agents: Vec<(AgentId, bool)>) -> Self {
+    pub(super) fn new(own: NodeName, nodes: impl IntoIterator<Item = NodeName>, agents: Vec<(AgentId, bool)>) -> Self {
         Self {
+            own,
             nodes: nodes.into_iter().map(|node| (node, Node::default())).collect(),
             agents: agents.into_iter().map(|(agent, built)| (agent, None, built)).collect(),
-            ..Self::default()
+            reservations: Vec::new(),
+            used_before: HashMap::new(),
         }
     }
 
@@ -186,8 +194,12 @@ impl Picture {
                 }
         };
         let silent = |built: &bool| {
-            let cause = if *built { "nothing was heard of it yet" } else { "this build has no code for it" };
-            Health::new(State::Unknown, cause, Timestamp::default())
+            let (state, cause) = match (*built, *node == self.own) {
+                (false, _) => (State::Unavailable, NOT_BUILT),
+                (true, true) => (State::Unavailable, "is not registered"),
+                (true, false) => (State::Unknown, "nothing was heard of it yet"),
+            };
+            Health::new(state, cause, Timestamp::default())
         };
         self.agents
             .iter()
@@ -202,6 +214,27 @@ impl Picture {
         let new = known.as_ref() != Some(&health);
         *known = Some(health);
         new
+    }
+
+    /// Notes that the registry no longer counts on an agent; false when that is not new. Of another machine it cannot be
+    /// known whether it is the agent that is gone or the way to it, unless it said farewell.
+    pub(super) fn gone(&mut self, id: &AgentId, why: &str, now: Timestamp) -> bool {
+        let silent = why == EXPIRED && id.node != self.own;
+        let state = if silent { State::Unknown } else { State::Stopped };
+        let known = self.agents.iter().find(|(agent, ..)| agent == id).and_then(|(_, health, _)| health.as_ref());
+        if known.is_some_and(|known| known.state == state && known.cause == why) {
+            return false;
+        }
+        self.heard(id, Health::new(state, why, now))
+    }
+
+    /// Notes what somebody else observed of an agent; false when what is known is not older, or the same.
+    pub(super) fn observed(&mut self, id: &AgentId, health: Health) -> bool {
+        let known = self.agents.iter().find(|(agent, ..)| agent == id).and_then(|(_, health, _)| health.as_ref());
+        if known.is_some_and(|known| known.since >= health.since || known.state == health.state) {
+            return false;
+        }
+        self.heard(id, health)
     }
 
     /// Who tells how agents are doing has gone silent, so nobody knows.
@@ -311,13 +344,13 @@ impl Picture {
         })
     }
 
-    /// Bytes and shares promised in all, by resource.
-    pub(super) fn promised_by_resource(&self, now: Timestamp) -> Vec<(Resource, f64)> {
+    /// Bytes promised in all, by what they are of.
+    pub(super) fn promised_bytes(&self, now: Timestamp) -> Vec<(Resource, f64)> {
         let of = |resource: Resource| {
             let amounts = self.reservations(None, now).into_iter().filter(|r| r.of.resource == resource);
             // The sum of nothing is -0 for floats.
             (resource, amounts.map(|r| r.of.amount).sum::<f64>() + 0.0)
         };
-        [Resource::Ram, Resource::Vram, Resource::Cpu, Resource::Disk].map(of).to_vec()
+        [Resource::Ram, Resource::Vram, Resource::Disk].map(of).to_vec()
     }
 }

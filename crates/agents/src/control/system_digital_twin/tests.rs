@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use proptest::prelude::*;
+use serde_json::json;
+use tandem_agent::Event;
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::registry::v1 as registry_pb;
 use tandem_contract::pb::tandem::twin::v1 as pb;
@@ -9,10 +11,11 @@ use tandem_contract::rpc::{registry, twin};
 use tandem_contract::{FaultStream, Reply, Service};
 use tandem_store::reservations::Resource;
 use tandem_testkit::{Rig, Running};
-use tandem_types::{Code, Fault, State, Timestamp, reason};
+use tandem_types::{AgentId, Code, Fault, Health, State, Timestamp, reason};
 
 use super::DEF;
 use super::logic::{Basis, Limits, Recent, STALE, Seen, Verdict, outstanding, simulate};
+use super::picture::{Picture, Scope};
 
 const MIB: f64 = 1_048_576.0;
 const FRESH: Duration = Duration::from_secs(5);
@@ -157,7 +160,7 @@ proptest! {
 /// A registry that tells of one group and then stays silent.
 fn registry_of(agent: &'static str, state: State) -> Service {
     Service::new().server_stream(registry::WATCH, move |_call, _request: registry_pb::WatchRequest| async move {
-        let health = common::Health::from(&tandem_types::Health::new(state, "disk is slow", at(0)));
+        let health = common::Health::from(&Health::new(state, "disk is slow", at(0)));
         let report = registry_pb::AgentReport { agent: agent.into(), health: health.into(), ..Default::default() };
         let lease = registry_pb::Lease { agents: vec![report], ..Default::default() };
         let first = registry_pb::WatchResponse { revision: 1, lease: lease.into(), ..Default::default() };
@@ -377,4 +380,79 @@ async fn only_other_machines_are_reported() {
     let report = pb::ReportNodeRequest { node: sample.into(), ..Default::default() };
     let fault = rig.client().unary(twin::REPORT_NODE, report, &rig.call()).await.unwrap_err();
     assert_eq!(fault.code, Code::FailedPrecondition);
+    let full = pb::NodeState {
+        cards: vec![Default::default()],
+        agents: vec![Default::default()],
+        models: vec![Default::default()],
+        ram_used_bytes: Some(1),
+        ..Default::default()
+    };
+    let fields: Vec<String> =
+        super::wire::figures(&full).unwrap_err().violations.into_iter().map(|v| v.field).collect();
+    assert_eq!(
+        fields,
+        ["node.agents", "node.models", "node.cards", "node.ram_used_bytes"],
+        "nothing is dropped silently"
+    );
+}
+
+#[test]
+fn whether_silence_means_stopped_depends_on_whose_it_is() {
+    let id = |text: &str| text.parse::<AgentId>().unwrap();
+    let (near, far, absent) = (id("mainpc/a/Near"), id("pc2/a/Far"), id("mainpc/a/Absent"));
+    let nodes: [tandem_types::NodeName; 2] = ["mainpc", "pc2"].map(|name| name.parse().unwrap());
+    let agents = vec![(near.clone(), true), (far.clone(), true), (absent.clone(), false)];
+    let mut picture = Picture::new(nodes[0].clone(), nodes.clone(), agents);
+    let state = |picture: &Picture, agent: &AgentId| {
+        let found = picture.agents(&agent.node, &Scope::Agent(agent.clone()));
+        (found[0].1.state, found[0].1.cause.clone())
+    };
+    assert_eq!(state(&picture, &near), (State::Unavailable, "is not registered".into()));
+    assert_eq!(state(&picture, &far).0, State::Unknown);
+    assert_eq!(state(&picture, &absent), (State::Unavailable, "not built: this program has no code for it".into()));
+    for agent in [&near, &far] {
+        assert!(picture.heard(agent, Health::new(State::Ready, "", at(0))));
+        assert!(picture.gone(agent, "expired", at(20)));
+        assert!(!picture.gone(agent, "expired", at(21)), "that is no news");
+    }
+    assert_eq!((state(&picture, &near).0, state(&picture, &far).0), (State::Stopped, State::Unknown));
+    assert!(picture.gone(&far, "stopped", at(30)));
+    assert_eq!(state(&picture, &far), (State::Stopped, "stopped".into()), "it said farewell");
+    for (since, seen, new) in [(30, State::Ready, false), (31, State::Stopped, false), (31, State::Failed, true)] {
+        assert_eq!(picture.observed(&far, Health::new(seen, "hangs", at(since))), new, "{seen} since {since}");
+    }
+    assert!(!picture.observed(&id("pc2/a/Stranger"), Health::new(State::Ready, "", at(99))));
+}
+
+#[tokio::test]
+async fn what_the_hub_observes_is_in_the_picture() {
+    let rig = started().await;
+    let agent = "solo/peer_0/ServiceRegistry";
+    let event = |id: &str, key: &str, state: &str, since: i64| Event {
+        id: id.into(),
+        topic: "health.changed".into(),
+        key: key.into(),
+        cursor: 1,
+        at: at(since),
+        payload: json!({ "state": state, "cause": "it hangs", "since_us": at(since).micros() }),
+        lost: 0,
+    };
+    let known = async || {
+        let nodes = state(&rig, agent).await.unwrap();
+        Health::from(nodes[0].agents[0].health.as_option().unwrap())
+    };
+    // The registry's word comes first; it is of at(0).
+    let watch = pb::WatchRequest { scope: agent.into(), ..Default::default() };
+    let mut live = rig.client().server_stream(twin::WATCH, watch, &rig.call()).await.unwrap();
+    while known().await.cause != "disk is slow" {
+        live.next().await.unwrap().unwrap();
+    }
+    for (id, key, state, since) in
+        [("1", agent, "failed", -1), ("2", "solo/peer_0", "failed", 1), ("3", agent, "odd", 1)]
+    {
+        rig.deliver(event(id, key, state, since)).await.unwrap();
+        assert_eq!(known().await.state, State::Degraded, "{id} changes nothing");
+    }
+    rig.deliver(event("4", agent, "failed", 1)).await.unwrap();
+    assert_eq!(known().await, Health::new(State::Failed, "it hangs", at(1)));
 }

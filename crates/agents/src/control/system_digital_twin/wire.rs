@@ -185,6 +185,10 @@ pub(super) fn figures(state: &pb::NodeState) -> Result<Figures, Fault> {
     let part = |used: Option<u64>, total: Option<u64>| used.is_none_or(|used| total.is_some_and(|total| used <= total));
     fields.require(share(state.cpu_ratio), "node.cpu_ratio", "must be between 0 and 1");
     fields.require(share(state.memory_pressure_ratio), "node.memory_pressure_ratio", "must be between 0 and 1");
+    let elsewhere = "comes by another way (agents by the registry, models by ReportLeases); leave it out";
+    fields.require(state.agents.is_empty(), "node.agents", elsewhere);
+    fields.require(state.models.is_empty(), "node.models", elsewhere);
+    fields.require(state.cards.is_empty(), "node.cards", "cannot be kept: this version knows no cards");
     let of_total = "must come with its total and not be above it";
     fields.require(part(state.ram_used_bytes, state.ram_total_bytes), "node.ram_used_bytes", of_total);
     fields.require(part(state.disk_used_bytes, state.disk_total_bytes), "node.disk_used_bytes", of_total);

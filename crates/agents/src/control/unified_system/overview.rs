@@ -16,10 +16,9 @@ use tandem_store::paging::{DEFAULT_SIZE, MAX_SIZE};
 use tandem_types::{AgentId, Fault, Health, State, Timestamp};
 
 use super::{ASKING, SystemHand, logic, wire};
+use crate::control::NOT_BUILT;
 use crate::fields::Fields;
 
-/// Why an agent without code is as it is; the same words as its host uses.
-const NOT_BUILT: &str = "not built: this program has no code for it";
 const NONE_BUILT: &str = "none of its agents is built";
 
 impl SystemHand {
