@@ -99,6 +99,9 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         moved: Notify::new(),
         ctx: ctx.clone(),
     });
+    // Both are there before anything counts, so that a rate over them has a beginning.
+    counter!("tandem_registry_expired_total").increment(0);
+    gauge!("tandem_registry_watchers").increment(0);
     agent.show();
     ctx.spawn(agent.clone().end_in_time());
     let service = Service::new()

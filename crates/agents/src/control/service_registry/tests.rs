@@ -12,6 +12,8 @@ use tandem_types::{Code, Health, State, Timestamp, reason};
 
 use super::DEF;
 
+mod with_hosts;
+
 const RPC: &str = "/tandem.session.v1.Sessions/GetWindow";
 
 fn at(seconds: i64) -> Timestamp {
@@ -128,6 +130,18 @@ async fn a_group_comes_is_found_falls_silent_and_is_told_of() {
     assert_eq!(registered(&rig, "two", 2).await.fencing, 2);
     let (kind, _, after) = next(&mut late).await;
     assert_eq!((kind, after), (pb::ChangeKind::CHANGE_KIND_ADDED, revision + 1));
+}
+
+#[tokio::test]
+async fn a_lease_ends_at_its_time_and_not_at_the_next_look() {
+    let rig = Rig::new(&DEF).settings(json!({ "ttl_ms": 50 })).fleet(fleet()).start().await;
+    let mut changes = watch(&rig, 0).await;
+    registered(&rig, "one", 1).await;
+    assert_eq!(next(&mut changes).await.0, pb::ChangeKind::CHANGE_KIND_ADDED);
+    rig.clock.advance(Duration::from_millis(50));
+    // Nobody asks the agent to look.
+    let told = tokio::time::timeout(Duration::from_secs(30), next(&mut changes)).await.expect("watchers are told");
+    assert_eq!((told.0, told.1.ended.as_str()), (pb::ChangeKind::CHANGE_KIND_REMOVED, "expired"));
 }
 
 #[tokio::test]
