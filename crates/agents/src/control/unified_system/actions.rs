@@ -47,6 +47,11 @@ struct Target {
     required: bool,
 }
 
+fn count(action: &Action, outcome: ActionState) {
+    let kind = action.what.kind.clone();
+    counter!("tandem_actions_total", "kind" => kind, "outcome" => outcome.as_str()).increment(1);
+}
+
 impl SystemHand {
     fn target(&self, key: &[u8], agent: &str) -> Result<Target, Fault> {
         let mut fields = Fields::default();
@@ -193,7 +198,7 @@ impl SystemHand {
     }
 
     async fn conclude(&self, action: &Action, state: ActionState, detail: &str, tell: &watch::Sender<Action>) {
-        counter!("tandem_actions_total", "kind" => action.what.kind.clone(), "outcome" => state.as_str()).increment(1);
+        count(action, state);
         let (kind, target) = (&action.what.kind, &action.what.target);
         tracing::info!(action = action.id, kind, target, actor = action.what.actor, outcome = %state, detail, "an action");
         match self.store.note(&action.id, state, detail, self.now()).await {
@@ -305,6 +310,7 @@ impl SystemHand {
         for action in self.store.unfinished().await? {
             if let Some((state, detail)) = after_restart(&action, self.ctx.id()) {
                 self.store.note(&action.id, state, &detail, self.now()).await?;
+                count(&action, state);
             }
         }
         Ok(())
@@ -314,12 +320,14 @@ impl SystemHand {
     pub(super) async fn retry_pending(self: Arc<Self>) -> Result<(), Fault> {
         let patience = Duration::from_millis(self.settings.pending_ms.into());
         for action in self.store.unfinished().await? {
+            self.ctx.beat();
             if action.state != ActionState::Pending || self.running.actions().contains_key(&action.id) {
                 continue;
             }
             if given_up(&action, patience, self.now()) {
                 let detail = format!("given up: {}", action.detail);
                 self.store.note(&action.id, ActionState::Failed, &detail, self.now()).await?;
+                count(&action, ActionState::Failed);
                 continue;
             }
             // A look at the group costs less than a try, and says the same.
