@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -319,6 +319,74 @@ async fn a_fleet_file_is_checked_with_every_finding() {
 }
 
 #[tokio::test]
+async fn every_kind_of_fault_is_named_in_one_answer() {
+    let text = r#"[fleet]
+name = "broken"
+contract_ports = "8200-8210"
+
+[node.a]
+ram_mib = 1000
+cpus = 2
+colour = "red"
+
+[[node.a.gpu]]
+name = "NVIDIA GeForce RTX 3060"
+vram_mib = 12288
+sm = 28
+
+[group."a/one"]
+agents = [{ name = "ServiceRegistry", needs = ["SystemDigitalTwin"] }, "SystemDigitalTwin", "Not a name"]
+needs = ["two"]
+ram_mib = 600
+port = 8200
+gpu = { share = 70 }
+
+[group."a/two"]
+agents = ["ChitchatAgent", { name = "Responder", needs = ["UnifiedWebAgent", "Nobody"] }, "ChitchatAgent"]
+needs = ["one"]
+ram_mib = 600
+port = 9999
+gpu = { share = 40 }
+
+[group."a/three"]
+agents = ["UnifiedWebAgent"]
+ram_mib = 100
+port = 8200
+
+[group."c/one"]
+agents = ["ObservabilityHub"]
+ram_mib = 100
+
+[roles]
+"llm.judge" = "no-such-model"
+"#;
+    let rig = rig().await;
+    let request = pb::PlanRequest { fleet_toml: text.into(), file_name: "broken.toml".into(), ..Default::default() };
+    let answer = ask(&rig, system::PLAN, request).await.unwrap();
+    let codes: BTreeSet<&str> = answer.findings.iter().map(|finding| finding.code.as_str()).collect();
+    for planted in [
+        "unknown-key",
+        "bad-name",
+        "agent-circle",
+        "group-circle",
+        "need-missing",
+        "need-later-stage",
+        "duplicate-agent",
+        "ram-over",
+        "gpu-over",
+        "port-clash",
+        "port-outside",
+        "unknown-node",
+        "unknown-model",
+        "role-unbound",
+    ] {
+        assert!(codes.contains(planted), "{planted} is not in {codes:?}");
+    }
+    assert!(answer.plan_hash.is_empty() && answer.text.is_empty(), "a broken file has no plan");
+    assert!(answer.findings.iter().all(|finding| finding.severity == "note" || !finding.fix.is_empty()), "{answer:?}");
+}
+
+#[tokio::test]
 async fn the_doctor_looks_at_groups_disk_clock_and_paths() {
     let rig = rig().await;
     let toy = Toy { echoes: false, ..Toy::new("solo/chain", &["First"]) };
@@ -331,6 +399,8 @@ async fn the_doctor_looks_at_groups_disk_clock_and_paths() {
         ("group: solo/chain", "pass"),
         ("group: pc2/far", "fail"),
         ("disk: data folder", "pass"),
+        ("keys: groups", "pass"),
+        ("keys: door", "missing"),
         ("clock: here", "fail"),
         ("message sizes: solo", "pass"),
         ("message sizes: pc2", "missing"),
@@ -399,8 +469,6 @@ async fn the_overview_says_what_is_and_what_is_not_there() {
         ]
     );
     assert_eq!(seen.maintenance[0].reason, "new disk");
-        ("keys: groups", "pass"),
-        ("keys: door", "missing"),
 
     let page = pb::ListServicesRequest { page_size: 2, ..Default::default() };
     let first = ask(&rig, system::LIST_SERVICES, page).await.unwrap();
