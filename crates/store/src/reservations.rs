@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tandem_types::{Code, Fault, IdempotencyKey, NodeName, Timestamp};
 
 use crate::db::{Db, Error, column, fresh_id};
-use crate::keys::once;
+use crate::keys::{self, once};
 use crate::paging::hex;
 use crate::words::words;
 
@@ -106,7 +106,7 @@ pub trait ReservationStore: Send + Sync {
     /// The promises that hold at `now`, soonest to end first.
     async fn reservations(&self, now: Timestamp) -> Result<Vec<Reservation>, Fault>;
 
-    /// Removes promises that are over and returns them.
+    /// Removes promises that are over, and keys past their time, and returns the promises.
     async fn expire(&self, now: Timestamp) -> Result<Vec<Reservation>, Fault>;
 
     /// Sets limits of a machine; those not named stay.
@@ -191,6 +191,7 @@ impl ReservationStore for SqliteReservations {
     async fn expire(&self, now: Timestamp) -> Result<Vec<Reservation>, Fault> {
         self.db
             .write(move |tx| {
+                keys::prune(tx, now)?;
                 let mut rows = tx.prepare_cached("DELETE FROM reservations WHERE expires <= ?1 RETURNING *")?;
                 Ok(rows.query_map([now.micros()], reservation)?.collect::<Result<_, _>>()?)
             })
