@@ -21,12 +21,22 @@ use crate::words::words;
 
 pub use sqlite::SqliteSessions;
 
-/// Sessions that may be open on a node; one more ends the one that was idle longest.
-pub const OPEN_LIMIT: u32 = 100;
-/// A session ends after this long without an entry.
-pub const IDLE: Duration = Duration::from_hours(1);
-/// Days that entries are kept when their person has set nothing else.
-pub const KEEP_DAYS: u32 = 30;
+/// How many sessions, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions that may be open on a node; one more ends the one that was idle longest.
+    pub open: u32,
+    /// A session ends after this long without an entry.
+    pub idle: Duration,
+    /// Days that entries are kept when their person has set nothing else; none for ever, 0 while their session is open.
+    pub keep_days: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { open: 100, idle: Duration::from_hours(1), keep_days: Some(30) }
+    }
+}
 
 words! {
     /// Who said it.
@@ -231,8 +241,8 @@ pub struct Erased {
 /// Every call answers reason `disk` when the store cannot be read or written.
 #[async_trait]
 pub trait SessionStore: PersonalData {
-    /// Begins a session, or returns the open one of this person that has the wanted id. When [`OPEN_LIMIT`] are open,
-    /// the longest idle one ends first.
+    /// Begins a session, or returns the open one of this person that has the wanted id. When as many as may be are open
+    /// ([`Limits::open`]), the longest idle one ends first. A repeated call returns the session as it is by then.
     ///
     /// # Errors
     /// `conflict` when the wanted id is another person's; `failed_precondition` when that session has ended.
@@ -295,7 +305,7 @@ pub trait SessionStore: PersonalData {
     /// Removes a session with everything in it and returns how many entries that were.
     async fn delete(&self, user: &UserId, session: &SessionId) -> Result<u64, Fault>;
 
-    /// Ends every session that had no entry for [`IDLE`] and returns them.
+    /// Ends every session that had no entry for [`Limits::idle`] and returns them.
     async fn sweep_idle(&self, now: Timestamp) -> Result<Vec<Session>, Fault>;
 
     /// What a new summary is to cover so that windows of this budget are whole; none when nothing is missing.

@@ -6,10 +6,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use tandem_types::{Code, Fault, SessionId, Timestamp, TurnId, UserId};
 
 use super::window::fit;
-use super::{
-    Amendment, Budget, Created, Entry, Erased, KEEP_DAYS, NewEntry, NewSession, OPEN_LIMIT, Session, Speaker, Summary,
-    Window,
-};
+use super::{Amendment, Budget, Entry, Erased, NewEntry, NewSession, Session, Speaker, Summary, Window};
 use crate::db::{Error, column, fresh_id, json_column};
 use crate::keys;
 use crate::paging::hex;
@@ -21,7 +18,13 @@ const TITLE_CHARS: usize = 60;
 pub(super) const SELECT: &str =
     "SELECT *, (SELECT count(*) FROM entries WHERE session = sessions.id) AS entries FROM sessions";
 
-pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, now: Timestamp) -> Result<Created, Error> {
+/// The session that began, or the open one with the wanted id; and the sessions that ended to make room for it.
+pub(super) fn create(
+    tx: &Transaction<'_>,
+    new: &NewSession,
+    most: u32,
+    now: Timestamp,
+) -> Result<(SessionId, Vec<SessionId>), Error> {
     if let Some(id) = &new.id {
         let owner = tx
             .prepare_cached("SELECT user FROM sessions WHERE id = ?1")?
@@ -30,7 +33,7 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, now: Timestamp) -> 
         match owner {
             Some(owner) if owner == new.user => {
                 let session = open(tx, &new.user, id)?;
-                return Ok(Created { session, ended: Vec::new() });
+                return Ok((session.id, Vec::new()));
             }
             Some(_) => {
                 let message = format!("session id {id} is taken; choose another or none");
@@ -40,7 +43,7 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, now: Timestamp) -> 
         }
     }
     let id = new.id.clone().map_or_else(|| Ok(SessionId::new(hex(&fresh_id(tx)?))?), Ok::<_, Error>)?;
-    let ended = make_room(tx, now)?;
+    let ended = make_room(tx, most, now)?;
     tx.prepare_cached(
         "INSERT INTO sessions(id, user, consent, channel, language, created, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
     )?
@@ -52,12 +55,12 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, now: Timestamp) -> 
         new.language,
         now.micros()
     ])?;
-    Ok(Created { session: get(tx, &new.user, &id)?, ended })
+    Ok((id, ended))
 }
 
 /// Ends the longest idle sessions until one more may open.
-fn make_room(tx: &Transaction<'_>, now: Timestamp) -> Result<Vec<SessionId>, Error> {
-    let over = (open_count(tx)? + 1).saturating_sub(OPEN_LIMIT.into());
+fn make_room(tx: &Transaction<'_>, most: u32, now: Timestamp) -> Result<Vec<SessionId>, Error> {
+    let over = (open_count(tx)? + 1).saturating_sub(most.max(1).into());
     let mut end = tx.prepare_cached(
         "UPDATE sessions SET ended = ?1
          WHERE id IN (SELECT id FROM sessions WHERE ended IS NULL ORDER BY last, id LIMIT ?2) RETURNING id",
@@ -145,14 +148,16 @@ pub(super) fn window(
     Ok(Window { entries: chosen, summary, truncated, tokens: fit.tokens })
 }
 
-pub(super) fn sweep_retention(tx: &Transaction<'_>, now: Timestamp) -> Result<Erased, Error> {
+pub(super) fn sweep_retention(tx: &Transaction<'_>, keep_days: Option<u32>, now: Timestamp) -> Result<Erased, Error> {
     let day = Duration::from_hours(24).as_micros() as i64;
     let entries = tx.execute(
+        // No number of days is for ever: nothing is younger than null.
         "DELETE FROM entries WHERE id IN (
-           SELECT e.id FROM entries e JOIN sessions s ON s.id = e.session LEFT JOIN retention r ON r.user = e.user
-           WHERE (r.user IS NULL OR r.keep_days IS NOT NULL) AND e.at <= ?1 - coalesce(r.keep_days, ?2) * ?3
-             AND (s.ended IS NOT NULL OR coalesce(r.keep_days, ?2) > 0))",
-        params![now.micros(), KEEP_DAYS, day],
+           SELECT id FROM (
+             SELECT e.id, e.at, s.ended, CASE WHEN r.user IS NULL THEN ?2 ELSE r.keep_days END AS days
+             FROM entries e JOIN sessions s ON s.id = e.session LEFT JOIN retention r ON r.user = e.user)
+           WHERE at <= ?1 - days * ?3 AND (ended IS NOT NULL OR days > 0))",
+        params![now.micros(), keep_days, day],
     )? as u64;
     let bare = "NOT EXISTS (SELECT 1 FROM entries WHERE session = sessions.id)";
     tx.execute(&format!("UPDATE sessions SET title = '' WHERE title != '' AND {bare}"), [])?;

@@ -1,5 +1,7 @@
 //! Conversations in SQLite.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use rusqlite::{named_params, params};
 use tandem_types::{Code, Fault, IdempotencyKey, SessionId, Timestamp, TurnId, UserId};
@@ -9,10 +11,10 @@ use super::rows::{
 };
 use super::search::fts_query;
 use super::{
-    Amendment, Budget, Created, Entry, Erased, Hit, IDLE, NewEntry, NewSession, Search, Session, SessionStore, Summary,
-    ToSummarise, Window,
+    Amendment, Budget, Created, Entry, Erased, Hit, Limits, NewEntry, NewSession, Search, Session, SessionStore,
+    Summary, ToSummarise, Window,
 };
-use crate::db::{Db, Migration, column, sqlite_store};
+use crate::db::{Db, Migration, column};
 use crate::keys::{self, once};
 use crate::paging::{Page, Paged};
 use crate::personal::{Holds, Personal};
@@ -23,10 +25,27 @@ const MIGRATIONS: &[Migration] = &[Migration { name: "sessions", sql: &[keys::SC
 /// Entries handed out for one summary.
 const SUMMARISED_AT_ONCE: u32 = 200;
 
-sqlite_store!(
-    /// `sessions.db`.
-    SqliteSessions, MIGRATIONS
-);
+/// `sessions.db`.
+#[derive(Debug, Clone)]
+pub struct SqliteSessions {
+    db: Db,
+    limits: Limits,
+}
+
+impl SqliteSessions {
+    /// Opens the file, creating or migrating it as needed. Blocks while it does so.
+    ///
+    /// # Errors
+    /// Those of [`Db::open`].
+    pub fn open(path: impl Into<PathBuf>, limits: Limits) -> Result<Self, Fault> {
+        Ok(Self { db: Db::open(path, MIGRATIONS)?, limits })
+    }
+
+    /// The file, for backup, checks and closing.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+}
 
 impl Holds for SqliteSessions {
     const PERSONAL: &'static [Personal] = &[
@@ -62,7 +81,16 @@ impl Holds for SqliteSessions {
 #[async_trait]
 impl SessionStore for SqliteSessions {
     async fn create(&self, key: IdempotencyKey, new: NewSession, now: Timestamp) -> Result<Created, Fault> {
-        self.db.write(move |tx| once(tx, key, Some(&new.user), ("create", &new), now, |tx| create(tx, &new, now))).await
+        let most = self.limits.open;
+        self.db
+            .write(move |tx| {
+                // The result that is kept with the key names the session and tells nothing of it: its title is words of
+                // the person, and those go with the session.
+                let (id, ended) =
+                    once(tx, key, Some(&new.user), ("create", &new), now, |tx| create(tx, &new, most, now))?;
+                Ok(Created { session: get(tx, &new.user, &id)?, ended })
+            })
+            .await
     }
 
     async fn append(
@@ -202,13 +230,14 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn sweep_idle(&self, now: Timestamp) -> Result<Vec<Session>, Fault> {
+        let idle = self.limits.idle;
         self.db
             .write(move |tx| {
                 let mut over = tx.prepare_cached(
                     "UPDATE sessions SET ended = ?1 WHERE ended IS NULL AND last <= ?2 RETURNING user, id",
                 )?;
                 let ids = over
-                    .query_map([now.micros(), (now - IDLE).micros()], |row| {
+                    .query_map([now.micros(), (now - idle).micros()], |row| {
                         Ok((column(row, "user")?, column(row, "id")?))
                     })?
                     .collect::<Result<Vec<(UserId, SessionId)>, _>>()?;
@@ -291,7 +320,8 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn sweep_retention(&self, now: Timestamp) -> Result<Erased, Fault> {
-        let erased = self.db.write(move |tx| sweep_retention(tx, now)).await?;
+        let keep_days = self.limits.keep_days;
+        let erased = self.db.write(move |tx| sweep_retention(tx, keep_days, now)).await?;
         if erased.entries > 0 {
             self.db.checkpoint().await?;
         }

@@ -9,18 +9,23 @@ use crate::testing::{at, days, forgets, holds, key, turn, user};
 pub(super) type Fresh = (TempDir, Arc<dyn SessionStore>);
 
 pub(super) fn sqlite() -> Fresh {
+    sqlite_within(Limits::default())
+}
+
+fn sqlite_within(limits: Limits) -> Fresh {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteSessions::open(folder.path().join("sessions.db")).unwrap();
+    let store = SqliteSessions::open(folder.path().join("sessions.db"), limits).unwrap();
     (folder, Arc::new(store))
 }
 
 #[tokio::test]
 async fn sqlite_keeps_the_promises_of_the_trait() {
-    suite(sqlite).await;
+    suite(sqlite_within).await;
 }
 
 /// What every [`SessionStore`] promises.
-pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
+pub(crate) async fn suite(within: impl Fn(Limits) -> Fresh) {
+    let fresh = || within(Limits::default());
     begins_ends_and_lists(&*fresh().1).await;
     keeps_people_apart(&*fresh().1).await;
     says_once_what_is_sent_twice(&*fresh().1).await;
@@ -32,6 +37,7 @@ pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
     makes_room_for_the_101st(&*fresh().1).await;
     sweeps_the_idle(&*fresh().1).await;
     keeps_as_long_as_asked(&*fresh().1).await;
+    keeps_to_other_limits(&*within(Limits { open: 2, idle: Duration::from_secs(5), keep_days: None }).1).await;
     remembers_what_was_handed_over(&*fresh().1).await;
     let (folder, store) = fresh();
     forgets_a_person(&folder, &*store).await;
@@ -328,6 +334,20 @@ async fn keeps_as_long_as_asked(store: &dyn SessionStore) {
     assert_eq!(store.session(&ana, &ids[0]).await.unwrap().title, "");
 }
 
+async fn keeps_to_other_limits(store: &dyn SessionStore) {
+    let (ana, ben) = (user("ana"), user("ben"));
+    let first = talk(store, "ana", &["one"], at(0)).await;
+    let second = talk(store, "ben", &["one"], at(2)).await;
+    let created = store.create(key(1), new("ana", None), at(4)).await.unwrap();
+    assert_eq!(created.ended, [first.clone()]);
+    let idle = store.sweep_idle(at(8)).await.unwrap();
+    assert_eq!(idle.into_iter().map(|session| session.id).collect::<Vec<_>>(), [second.clone()]);
+    store.keep_days(&ben, Some(0)).await.unwrap();
+    assert_eq!(store.sweep_retention(at(days(9_999))).await.unwrap().entries, 1);
+    assert_eq!(store.session(&ana, &first).await.unwrap().entries, 1);
+    assert_eq!(store.session(&ben, &second).await.unwrap_err().code, Code::NotFound);
+}
+
 async fn remembers_what_was_handed_over(store: &dyn SessionStore) {
     let ana = user("ana");
     let first = talk(store, "ana", &["a"], at(0)).await;
@@ -368,6 +388,9 @@ async fn deletes_for_good(folder: &TempDir, store: &dyn SessionStore) {
     let ana = user("ana");
     let id = talk(store, "ana", &["my zanzibar secret", "two"], at(0)).await;
     assert!(holds(folder.path(), "zanzibar"));
+    // Who comes back by name is shown its title; what is kept of that call must not outlive the session.
+    let again = store.create(key(1), new("ana", Some(id.as_str())), at(3)).await.unwrap();
+    assert_eq!(again.session.title, "my zanzibar secret");
     assert_eq!(store.delete(&ana, &id).await.unwrap(), 2);
     assert!(!holds(folder.path(), "zanzibar"));
     assert_eq!(store.session(&ana, &id).await.unwrap_err().code, Code::NotFound);

@@ -27,11 +27,14 @@ pub(super) fn session(session: Session) -> pb::Session {
 
 /// An entry on the wire.
 pub(super) fn turn(entry: Entry) -> pb::Turn {
+    // On the wire no words and no amendment look alike. Of a reply that was interrupted before its first word nothing
+    // was spoken, so a reader must find nothing in either field.
+    let unspoken = entry.amended.as_ref().is_some_and(String::is_empty);
     pb::Turn {
         number: entry.number,
         turn_id: entry.said.turn.to_string(),
         role: entry.said.speaker.as_str().to_owned(),
-        text: entry.said.text,
+        text: if unspoken { String::new() } else { entry.said.text },
         language: entry.said.language,
         handler: entry.said.handler,
         source_json: entry.said.source,

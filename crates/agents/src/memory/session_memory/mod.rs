@@ -14,7 +14,7 @@ mod summarise;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use serde::Deserialize;
 use tandem_agent::{AgentDef, Ctx, Started, bind};
 use tandem_contract::Service;
 use tandem_contract::rpc::sessions;
-use tandem_store::sessions::{Budget, SessionStore, SqliteSessions};
+use tandem_store::sessions::{Budget, Limits, SessionStore, SqliteSessions};
 use tandem_types::{Fault, SessionId, UserId};
 use tokio::sync::Notify;
 
@@ -68,6 +68,14 @@ pub struct Settings {
     pub window_tokens: u32,
     /// Most entries of a window, and what a window gets that asks for none.
     pub window_items: u32,
+    /// Seconds without an entry after which a session ends.
+    pub idle_s: u64,
+    /// Sessions that may be open; one more ends the one that was idle longest.
+    pub open_sessions: u32,
+    /// How long entries are kept.
+    pub keep_days: Days,
+    /// The same for single persons, by their id.
+    pub keep_days_of: BTreeMap<UserId, Days>,
     /// Seconds between two looks for idle sessions and entries past their time.
     pub sweep_s: u64,
     /// Milliseconds a writer waits for the tokenizer at most.
@@ -80,13 +88,55 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window_tokens: 2_000, window_items: 20, sweep_s: 300, count_ms: 20, summary_tokens: 200, summary_s: 120 }
+        Self {
+            window_tokens: 2_000,
+            window_items: 20,
+            idle_s: 3_600,
+            open_sessions: 100,
+            keep_days: Days::Number(30),
+            keep_days_of: BTreeMap::new(),
+            sweep_s: 300,
+            count_ms: 20,
+            summary_tokens: 200,
+            summary_s: 120,
+        }
+    }
+}
+
+/// For how many days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Days {
+    /// So many; 0 while the session is open.
+    Number(u32),
+    /// For ever, written `"unlimited"`.
+    Word(Unlimited),
+}
+
+/// No limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unlimited {
+    /// `unlimited`.
+    Unlimited,
+}
+
+impl Days {
+    fn number(self) -> Option<u32> {
+        match self {
+            Self::Number(days) => Some(days),
+            Self::Word(Unlimited::Unlimited) => None,
+        }
     }
 }
 
 impl Settings {
     fn budget(&self) -> Budget {
         Budget { tokens: self.window_tokens, items: self.window_items }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { open: self.open_sessions, idle: Duration::from_secs(self.idle_s), keep_days: self.keep_days.number() }
     }
 }
 
@@ -104,7 +154,11 @@ struct SessionMemory {
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let settings: Settings = ctx.settings()?;
     let path = ctx.data_file(FILE);
-    let store: Arc<dyn SessionStore> = Arc::new(open(move || SqliteSessions::open(path)).await?);
+    let limits = settings.limits();
+    let store: Arc<dyn SessionStore> = Arc::new(open(move || SqliteSessions::open(path, limits)).await?);
+    for (user, days) in &settings.keep_days_of {
+        store.keep_days(user, days.number()).await?;
+    }
     let sweep = Duration::from_secs(settings.sweep_s.max(1));
     let wake: Arc<Notify> = Arc::default();
     let agent = Arc::new(SessionMemory {

@@ -1,8 +1,9 @@
 //! What is asked for a summary, and the agent through its contract.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tandem_contract::Call;
 use tandem_contract::pb::tandem::session::v1::{
     AmendTurnRequest, AppendTurnRequest, CreateSessionRequest, EndSessionRequest, GetWindowRequest, GetWindowResponse,
     ListSessionsRequest, SearchTurnsRequest, Turn,
@@ -79,6 +80,11 @@ fn a_request_for_a_summary_stays_inside_its_room() {
     assert_eq!(logic::ask(None, &[], 10_000), None);
 }
 
+/// With time for a busy machine; the 200 ms of a call without a deadline are the contract's.
+fn call(rig: &Running) -> Call {
+    rig.call().within(Duration::from_secs(20), Instant::now())
+}
+
 fn key(n: u64) -> Vec<u8> {
     u128::from(n).to_be_bytes().to_vec()
 }
@@ -91,7 +97,7 @@ async fn begin(rig: &Running, user: &str, session: &str) {
         channel: "cli".into(),
         ..Default::default()
     };
-    rig.client().unary(sessions::CREATE_SESSION, request, &rig.call()).await.unwrap();
+    rig.client().unary(sessions::CREATE_SESSION, request, &call(rig)).await.unwrap();
 }
 
 fn said(n: u64, user: &str, session: &str, role: &str, text: &str) -> AppendTurnRequest {
@@ -111,12 +117,12 @@ fn said(n: u64, user: &str, session: &str, role: &str, text: &str) -> AppendTurn
 }
 
 async fn append(rig: &Running, request: AppendTurnRequest) -> Result<u64, Fault> {
-    rig.client().unary(sessions::APPEND_TURN, request, &rig.call()).await.map(|r| r.number)
+    rig.client().unary(sessions::APPEND_TURN, request, &call(rig)).await.map(|r| r.number)
 }
 
 async fn window(rig: &Running, user: &str, session: &str) -> Result<GetWindowResponse, Fault> {
     let request = GetWindowRequest { user_id: user.into(), session_id: session.into(), ..Default::default() };
-    rig.client().unary(sessions::GET_WINDOW, request, &rig.call()).await
+    rig.client().unary(sessions::GET_WINDOW, request, &call(rig)).await
 }
 
 #[tokio::test]
@@ -135,7 +141,7 @@ async fn a_conversation_is_kept_word_for_word_across_a_restart() {
     assert_eq!((text, kept.truncated), (vec!["Kumusta, ako si Ana.", "Kumusta, Ana!"], false));
     assert_eq!(window(&rig, "ben", "s1").await.unwrap_err().code, Code::NotFound);
     let search = SearchTurnsRequest { user_id: "ana".into(), query: "ako".into(), ..Default::default() };
-    let hits = rig.client().unary(sessions::SEARCH_TURNS, search, &rig.call()).await.unwrap().hits;
+    let hits = rig.client().unary(sessions::SEARCH_TURNS, search, &call(&rig)).await.unwrap().hits;
     assert_eq!(hits.iter().map(|h| h.turn.number).collect::<Vec<_>>(), [1]);
 }
 
@@ -149,7 +155,7 @@ async fn every_wrong_field_is_named_and_an_ended_session_takes_nothing() {
     assert_eq!(named, ["idempotency_key", "user_id", "session_id", "turn.role", "turn.text"]);
     begin(&rig, "ana", "s1").await;
     let end = EndSessionRequest { user_id: "ana".into(), session_id: "s1".into(), ..Default::default() };
-    rig.client().unary(sessions::END_SESSION, end, &rig.call()).await.unwrap();
+    rig.client().unary(sessions::END_SESSION, end, &call(&rig)).await.unwrap();
     let late = append(&rig, said(2, "ana", "s1", "user", "hello?")).await.unwrap_err();
     assert_eq!(late.code, Code::FailedPrecondition);
 }
@@ -169,9 +175,13 @@ async fn after_a_barge_in_only_what_was_spoken_counts() {
         text: "Once upon a time".into(),
         ..Default::default()
     };
-    rig.client().unary(sessions::AMEND_TURN, amend, &rig.call()).await.unwrap();
+    rig.client().unary(sessions::AMEND_TURN, amend.clone(), &call(&rig)).await.unwrap();
     let last = window(&rig, "ana", "s1").await.unwrap().turns.pop().unwrap();
     assert_eq!(last.amended_text, "Once upon a time");
+    let silent = AmendTurnRequest { idempotency_key: key(78), text: String::new(), ..amend };
+    rig.client().unary(sessions::AMEND_TURN, silent, &call(&rig)).await.unwrap();
+    let last = window(&rig, "ana", "s1").await.unwrap().turns.pop().unwrap();
+    assert_eq!((last.text.as_str(), last.amended_text.as_str()), ("", ""), "interrupted before the first word");
 }
 
 async fn long_talk(rig: &Running) {
@@ -226,12 +236,38 @@ async fn a_session_ends_after_an_hour_of_silence() {
     let ended = async || {
         rig.reconcile("sweep").await.unwrap();
         let list = ListSessionsRequest { user_id: "ana".into(), ..Default::default() };
-        rig.client().unary(sessions::LIST_SESSIONS, list, &rig.call()).await.unwrap().sessions[0].ended_us > 0
+        rig.client().unary(sessions::LIST_SESSIONS, list, &call(&rig)).await.unwrap().sessions[0].ended_us > 0
     };
     rig.clock.advance(Duration::from_secs(3_599));
     assert!(!ended().await);
     rig.clock.advance(Duration::from_secs(1));
     assert!(ended().await);
+}
+
+#[tokio::test]
+async fn entries_are_kept_as_long_as_the_settings_say() {
+    let settings = json!({"keep_days": 2, "keep_days_of": {"ben": "unlimited", "cora": 0}, "idle_s": 60});
+    let rig = Rig::new(&DEF).settings(settings).start().await;
+    for (n, user) in (1..).zip(["ana", "ben", "cora"]) {
+        begin(&rig, user, &format!("{n}{}", "s".repeat(n))).await;
+        append(&rig, said(2 * n as u64, user, &format!("{n}{}", "s".repeat(n)), "user", "hello")).await.unwrap();
+    }
+    let left = async || {
+        rig.reconcile("sweep").await.unwrap();
+        let mut left = Vec::new();
+        for user in ["ana", "ben", "cora"] {
+            let list = ListSessionsRequest { user_id: user.into(), ..Default::default() };
+            left.push(rig.client().unary(sessions::LIST_SESSIONS, list, &call(&rig)).await.unwrap().sessions.len());
+        }
+        left
+    };
+    assert_eq!(left().await, [1, 1, 1]);
+    rig.clock.advance(Duration::from_secs(60));
+    assert_eq!(left().await, [1, 1, 0]);
+    rig.clock.advance(Duration::from_hours(48));
+    assert_eq!(left().await, [0, 1, 0]);
+    let wrong = Rig::new(&DEF).settings(json!({"keep_days": "some"})).try_start().await;
+    assert!(wrong.err().unwrap().message.contains("SessionMemoryAgent"));
 }
 
 #[tokio::test]
