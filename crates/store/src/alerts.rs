@@ -31,6 +31,12 @@ CREATE UNIQUE INDEX alerts_open ON alerts(kind, subject) WHERE acked IS NULL AND
 CREATE INDEX alerts_by_time ON alerts(first, id);
 CREATE INDEX alerts_by_actor ON alerts(acked_by) WHERE acked_by IS NOT NULL;";
 
+/// Lets an alert stand until its cause is gone, also when somebody has seen it.
+pub(crate) const STANDING: &str = "
+UPDATE alerts SET cleared = acked WHERE acked IS NOT NULL AND cleared IS NULL;
+DROP INDEX alerts_open;
+CREATE UNIQUE INDEX alerts_standing ON alerts(kind, subject) WHERE cleared IS NULL;";
+
 /// How long alerts are kept after they were last seen.
 pub const KEPT: Duration = Duration::from_hours(90 * 24);
 
@@ -68,12 +74,13 @@ pub struct Alert {
     pub cleared: Option<Timestamp>,
 }
 
-/// Keeps alerts. One is open until somebody has seen it or its cause is gone.
+/// Keeps alerts. One stands until its cause is gone, and is open until then or until somebody has seen it: what a person
+/// knows of already is not told again while it lasts.
 ///
 /// Every call answers reason `disk` when the store cannot be read or written.
 #[async_trait]
 pub trait AlertStore: PersonalData {
-    /// Raises an alert, or adds to the open one of the same kind and subject; whether it is a fresh one.
+    /// Raises an alert, or adds to the standing one of the same kind and subject; whether it is a fresh one.
     async fn raise(&self, occasion: NewAlert, now: Timestamp) -> Result<(Alert, bool), Fault>;
 
     /// Notes that `by` has seen an alert. Seeing it twice keeps the first.
@@ -82,8 +89,11 @@ pub trait AlertStore: PersonalData {
     /// `not_found` when there is no such alert.
     async fn ack(&self, id: &str, by: &UserId, now: Timestamp) -> Result<Alert, Fault>;
 
-    /// Notes that the cause of the open alert of this kind and subject is gone; that alert, if there was one.
+    /// Notes that the cause of the standing alert of this kind and subject is gone; that alert, if there was one.
     async fn clear(&self, kind: &str, subject: &str, now: Timestamp) -> Result<Option<Alert>, Fault>;
+
+    /// As [`AlertStore::clear`], for every subject of a kind; how many.
+    async fn clear_all(&self, kind: &str, now: Timestamp) -> Result<u64, Fault>;
 
     /// Alerts, the newest first, page by page; all or only the open ones.
     async fn alerts(&self, only_open: bool, page: Page) -> Result<Paged<Alert>, Fault>;
@@ -143,10 +153,19 @@ impl AlertStore for SqliteAlerts {
         self.db
             .write(move |tx| {
                 let mut clear = tx.prepare_cached(
-                    "UPDATE alerts SET cleared = ?3
-                     WHERE kind = ?1 AND subject = ?2 AND acked IS NULL AND cleared IS NULL RETURNING *",
+                    "UPDATE alerts SET cleared = ?3 WHERE kind = ?1 AND subject = ?2 AND cleared IS NULL RETURNING *",
                 )?;
                 Ok(clear.query_row(params![kind, subject, now.micros()], alert).optional()?)
+            })
+            .await
+    }
+
+    async fn clear_all(&self, kind: &str, now: Timestamp) -> Result<u64, Fault> {
+        let kind = kind.to_owned();
+        self.db
+            .write(move |tx| {
+                let sql = "UPDATE alerts SET cleared = ?2 WHERE kind = ?1 AND cleared IS NULL";
+                Ok(tx.prepare_cached(sql)?.execute(params![kind, now.micros()])? as u64)
             })
             .await
     }
@@ -172,36 +191,40 @@ impl AlertStore for SqliteAlerts {
     }
 }
 
-fn raise(tx: &Transaction<'_>, mut occasion: NewAlert, now: Timestamp) -> Result<(Alert, bool), Error> {
+fn raise(tx: &Transaction<'_>, occasion: NewAlert, now: Timestamp) -> Result<(Alert, bool), Error> {
     let standing = tx
-        .prepare_cached("SELECT * FROM alerts WHERE kind = ?1 AND subject = ?2 AND acked IS NULL AND cleared IS NULL")?
+        .prepare_cached("SELECT * FROM alerts WHERE kind = ?1 AND subject = ?2 AND cleared IS NULL")?
         .query_row([&occasion.kind, &occasion.subject], alert)
         .optional()?;
     let fresh = standing.is_none();
-    let (id, first) = match standing {
+    let raised = match standing {
         Some(standing) => {
-            occasion.count += standing.what.count;
-            occasion.severity = occasion.severity.max(standing.what.severity);
-            (standing.id, standing.first)
+            let count = standing.what.count + occasion.count;
+            let severity = standing.what.severity.max(occasion.severity);
+            Alert { what: NewAlert { count, severity, ..occasion }, last: now, ..standing }
         }
-        None => (hex(&fresh_id(tx)?), now),
+        None => {
+            let id = hex(&fresh_id(tx)?);
+            Alert { id, what: occasion, first: now, last: now, acked: None, cleared: None }
+        }
     };
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO alerts(id, kind, subject, severity, message, evidence, first, last, count)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO alerts(id, kind, subject, severity, message, evidence, first, last, count)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(id) DO UPDATE SET severity = excluded.severity,
+           message = excluded.message, evidence = excluded.evidence, last = excluded.last, count = excluded.count",
     )?
     .execute(params![
-        id,
-        occasion.kind,
-        occasion.subject,
-        occasion.severity.as_str(),
-        occasion.message,
-        occasion.evidence,
-        first.micros(),
-        now.micros(),
-        occasion.count
+        raised.id,
+        raised.what.kind,
+        raised.what.subject,
+        raised.what.severity.as_str(),
+        raised.what.message,
+        raised.what.evidence,
+        raised.first.micros(),
+        raised.last.micros(),
+        raised.what.count
     ])?;
-    Ok((Alert { id, what: occasion, first, last: now, acked: None, cleared: None }, fresh))
+    Ok((raised, fresh))
 }
 
 fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
@@ -274,6 +297,10 @@ mod tests {
         assert_eq!(acked, Alert { acked: Some((ana.clone(), at(6))), ..more });
         assert_eq!(store.ack(&first.id, &ben, at(7)).await.unwrap(), acked);
         assert_eq!(store.ack("none", &ben, at(7)).await.unwrap_err().code, Code::NotFound);
+        // Somebody knows of it: it goes on without being told again, until its cause is gone.
+        let (seen, is_fresh) = store.raise(flood("a", Severity::Error, 4), at(7)).await.unwrap();
+        assert_eq!((seen.id, seen.what.count, seen.acked, is_fresh), (first.id.clone(), 9, acked.acked, false));
+        assert_eq!(store.clear("error_flood", "a", at(8)).await.unwrap().unwrap().id, first.id);
         let (second, is_fresh) = store.raise(flood("a", Severity::Error, 1), at(8)).await.unwrap();
         assert!(is_fresh && second.id != first.id);
         let (third, _) = store.raise(flood("b", Severity::Error, 1), at(9)).await.unwrap();
@@ -288,7 +315,11 @@ mod tests {
         assert_eq!(store.clear("error_flood", "a", at(10)).await.unwrap().unwrap().cleared, Some(at(10)));
         assert_eq!(store.clear("error_flood", "a", at(11)).await.unwrap(), None);
         assert!(ids(true, 0, String::new()).await.0.is_empty());
+        store.raise(flood("c", Severity::Error, 1), at(11)).await.unwrap();
+        assert_eq!(store.clear_all("peer_silent", at(12)).await.unwrap(), 0);
+        assert_eq!(store.clear_all("error_flood", at(12)).await.unwrap(), 2);
         forgets(&*store, folder.path(), &ana, "zanzibar", &ben).await;
         assert_eq!(store.prune(at(days(90) + 8)).await.unwrap(), 2);
+        assert_eq!(store.prune(at(days(90) + 11)).await.unwrap(), 2);
     }
 }

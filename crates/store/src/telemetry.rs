@@ -10,8 +10,10 @@ use crate::errors::{self, SqliteErrors};
 use crate::keys;
 use crate::series::{self, Policy, SqliteSeries};
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { name: "telemetry", sql: &[keys::SCHEMA, series::SCHEMA, errors::SCHEMA, alerts::SCHEMA] }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { name: "telemetry", sql: &[keys::SCHEMA, series::SCHEMA, errors::SCHEMA, alerts::SCHEMA] },
+    Migration { name: "standing alerts", sql: &[alerts::STANDING] },
+];
 
 /// The stores of `telemetry.db`.
 #[derive(Debug, Clone)]

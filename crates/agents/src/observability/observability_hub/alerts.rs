@@ -17,8 +17,26 @@ use super::logic::picture::Turn;
 use super::{ALERT_RAISED, Hub, lock, wire};
 use crate::fields::Fields;
 
+/// An agent reports a flood of errors.
+const ERROR_FLOOD: &str = "error_flood";
+/// A group has more series than are kept.
+pub(super) const SERIES_LIMIT: &str = "series_limit";
+/// Samples give way for want of room.
+pub(super) const DISK_FULL: &str = "disk_full";
+/// Kinds whose end is known only to the hub that saw their beginning.
+const OF_ONE_LIFE: [&str; 3] = [ERROR_FLOOD, SERIES_LIMIT, DISK_FULL];
+
 impl Hub {
-    /// Raises an alert or adds to the open one; only a fresh one is published.
+    /// Closes what a former life of this hub left standing and this one would never close; what still holds is raised
+    /// again.
+    pub(super) async fn clear_former(&self) -> Result<(), Fault> {
+        for kind in OF_ONE_LIFE {
+            self.store.alerts.clear_all(kind, self.now()).await?;
+        }
+        Ok(())
+    }
+
+    /// Raises an alert or adds to the standing one; only a fresh one is published.
     pub(super) async fn raise(
         &self,
         kind: &str,
@@ -85,14 +103,14 @@ impl Hub {
         let message = format!("{} reports a flood of errors: {}", flood.agent, flood.rule);
         let subject = flood_subject(&flood.agent.to_string(), flood.rule);
         let evidence = json!({ "agent": flood.agent, "rule": flood.rule });
-        self.raise("error_flood", &subject, Severity::Critical, message, evidence, flood.count).await;
+        self.raise(ERROR_FLOOD, &subject, Severity::Critical, message, evidence, flood.count).await;
     }
 
     /// Closes floods that are over, and counts what is open.
     pub(super) async fn calm(self: Arc<Self>) -> Result<(), Fault> {
         let over = lock(&self.floods).calm(self.now());
         for (agent, rule) in over {
-            self.clear("error_flood", &flood_subject(&agent.to_string(), rule)).await;
+            self.clear(ERROR_FLOOD, &flood_subject(&agent.to_string(), rule)).await;
         }
         let page = Page { size: MAX_SIZE, token: String::new() };
         let open = self.store.alerts.alerts(true, page).await?.items;

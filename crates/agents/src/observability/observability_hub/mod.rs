@@ -179,6 +179,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         settings,
         ctx: ctx.clone(),
     });
+    hub.clear_former().await?;
     hub.remember().await?;
     for group in hub.watched.values() {
         ctx.spawn(hub.clone().watch_group(group.clone()));
