@@ -91,11 +91,12 @@ pub struct ErrorFilter {
 /// Every call answers reason `disk` when the store cannot be read or written.
 #[async_trait]
 pub trait ErrorStore: Send + Sync {
-    /// Adds a batch. Equal errors of a minute share an entry, so a flood takes no room.
+    /// Adds a batch; whether it was added now and not by an earlier call with this key. Equal errors of a minute share
+    /// an entry, so a flood takes no room.
     ///
     /// # Errors
     /// `conflict`, reason `key_reused`, when the key came with another batch.
-    async fn report(&self, key: IdempotencyKey, batch: Vec<ErrorReport>, now: Timestamp) -> Result<(), Fault>;
+    async fn report(&self, key: IdempotencyKey, batch: Vec<ErrorReport>, now: Timestamp) -> Result<bool, Fault>;
 
     /// Errors, the latest first, page by page.
     async fn errors(&self, filter: ErrorFilter, page: Page) -> Result<Paged<ErrorEntry>, Fault>;
@@ -118,10 +119,15 @@ impl SqliteErrors {
 
 #[async_trait]
 impl ErrorStore for SqliteErrors {
-    async fn report(&self, key: IdempotencyKey, batch: Vec<ErrorReport>, now: Timestamp) -> Result<(), Fault> {
+    async fn report(&self, key: IdempotencyKey, batch: Vec<ErrorReport>, now: Timestamp) -> Result<bool, Fault> {
         self.db
             .write(move |tx| {
-                once(tx, key, None, ("report", &batch), now, |tx| batch.iter().try_for_each(|one| add(tx, one)))
+                let mut added = false;
+                once(tx, key, None, ("report", &batch), now, |tx| {
+                    added = true;
+                    batch.iter().try_for_each(|one| add(tx, one))
+                })?;
+                Ok(added)
             })
             .await
     }
@@ -236,8 +242,8 @@ mod tests {
             error("A", Code::Internal, 4, 59),
             error("A", Code::Internal, 1, 30),
         ];
-        for _ in 0..2 {
-            store.report(key(1), batch.clone(), at(60)).await.unwrap();
+        for added in [true, false] {
+            assert_eq!(store.report(key(1), batch.clone(), at(60)).await.unwrap(), added);
         }
         assert_eq!(store.report(key(1), vec![], at(60)).await.unwrap_err().code, Code::Conflict);
         let more = [

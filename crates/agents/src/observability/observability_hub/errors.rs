@@ -1,6 +1,5 @@
 //! Errors that hosts report.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use metrics::counter;
@@ -8,35 +7,10 @@ use tandem_contract::Call;
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_store::errors::{ErrorFilter, ErrorReport, ErrorStore as _};
 use tandem_store::paging::Page;
-use tandem_types::{Fault, IdempotencyKey, Timestamp};
+use tandem_types::{AgentId, Fault, Timestamp};
 
 use super::{Hub, lock, wire};
 use crate::fields::Fields;
-
-/// The keys of the last batches.
-#[derive(Debug, Default)]
-pub(super) struct Counted {
-    order: VecDeque<IdempotencyKey>,
-    keys: BTreeSet<IdempotencyKey>,
-}
-
-impl Counted {
-    const MOST: usize = 1_024;
-
-    /// Whether a batch has not been counted yet; from here on it has.
-    fn first(&mut self, key: IdempotencyKey) -> bool {
-        if !self.keys.insert(key) {
-            return false;
-        }
-        self.order.push_back(key);
-        if self.order.len() > Self::MOST
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.keys.remove(&oldest);
-        }
-        true
-    }
-}
 
 impl Hub {
     pub(super) async fn report_errors(
@@ -47,18 +21,12 @@ impl Hub {
         let now = self.now();
         let mut fields = Fields::default();
         let key = fields.key(&request.idempotency_key);
-        let batch = wire::errors(request.errors, &mut fields);
-        for (i, error) in batch.iter().enumerate() {
-            let known = self.ctx.fleet().group(&error.agent.group_id()).is_some();
-            fields.require(
-                known,
-                &format!("errors[{i}].agent"),
-                &format!("`{}` is in no group of the plan", error.agent),
-            );
-        }
+        let known = |agent: &AgentId| self.ctx.fleet().group(&agent.group_id()).is_some();
+        let batch = wire::errors(request.errors, known, &mut fields);
         let key = fields.all(key)?;
-        self.store.errors.report(key, batch.clone(), now).await?;
-        let thinned = if lock(&self.counted).first(key) { self.count(&batch, now).await } else { 0 };
+        // A batch that is repeated, also over a restart of this hub, is counted once.
+        let fresh = self.store.errors.report(key, batch.clone(), now).await?;
+        let thinned = if fresh { self.count(&batch, now).await } else { 0 };
         Ok(pb::ReportErrorsResponse { thinned, ..Default::default() })
     }
 

@@ -146,8 +146,6 @@ struct Hub {
     http: Http,
     picture: Mutex<Picture>,
     floods: Mutex<Floods>,
-    /// Keys of batches that were counted, so that a repeated one is not counted twice.
-    counted: Mutex<errors::Counted>,
     peers: Vec<sync::PeerHub>,
     watched: BTreeMap<GroupId, Arc<Watched>>,
     changes: broadcast::Sender<pb::WatchHealthResponse>,
@@ -170,7 +168,6 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         picture: Mutex::new(Picture::new(me.clone(), planned, ms(settings.peer_silent_ms))),
         changes: broadcast::channel(settings.watch_buffer.max(1)).0,
         floods: Mutex::default(),
-        counted: Mutex::default(),
         troubles: Mutex::default(),
         http: Http::new(),
         watched,

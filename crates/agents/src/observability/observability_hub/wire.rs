@@ -23,12 +23,19 @@ fn severity(of: Severity) -> pb::Severity {
     }
 }
 
-/// The errors of a batch, without those that are wrong.
-pub(super) fn errors(batch: Vec<pb::ErrorReport>, fields: &mut Fields) -> Vec<ErrorReport> {
+/// The errors of a batch, without those that are wrong; `known` says whether an agent's group is in the plan.
+pub(super) fn errors(
+    batch: Vec<pb::ErrorReport>,
+    known: impl Fn(&AgentId) -> bool,
+    fields: &mut Fields,
+) -> Vec<ErrorReport> {
     let mut read = Vec::with_capacity(batch.len());
     for (i, error) in batch.into_iter().enumerate() {
         let field = |name: &str| format!("errors[{i}].{name}");
         let agent = fields.parse::<AgentId>(&field("agent"), &error.agent);
+        if agent.as_ref().is_some_and(|agent| !known(agent)) {
+            fields.wrong(field("agent"), format!("`{}` is in no group of the plan", error.agent));
+        }
         let code = fields.parse::<Code>(&field("code"), &error.code);
         let word = (1..=LONGEST_REASON).contains(&error.reason.len());
         fields.require(word, &field("reason"), "is no stable word of 1 to 64 letters");

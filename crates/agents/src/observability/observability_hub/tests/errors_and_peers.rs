@@ -4,6 +4,11 @@ use tandem_types::Timestamp;
 
 use super::*;
 
+/// A hub that never takes a group which is not there for failed, however far the clock is moved.
+fn patient() -> Value {
+    json!({ "start_grace_ms": 100_000_000 })
+}
+
 fn error(count: u32) -> pb::ErrorReport {
     pb::ErrorReport {
         agent: AGENT.into(),
@@ -26,7 +31,7 @@ async fn report(rig: &Running, key: u32, errors: Vec<pb::ErrorReport>) -> Result
 #[tokio::test]
 async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
     let toy = Toy::start(Act::Break).await;
-    let rig = rig(&toy, json!({})).await;
+    let rig = rig(&toy, patient()).await;
     for key in 0..100 {
         report(&rig, key, vec![error(60), error(40)]).await.unwrap();
         rig.clock.advance(Duration::from_millis(100));
@@ -42,13 +47,15 @@ async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
         pb::AckAlertRequest { alert_id: raised[0].alert_id.clone(), user_id: "juan".into(), ..Default::default() };
     rig.client().unary(telemetry::ACK_ALERT, ack, &rig.call()).await.unwrap();
     assert_eq!(alerts(&rig, true).await, []);
+    report(&rig, 200, vec![error(7)]).await.unwrap();
+    assert_eq!(alerts(&rig, true).await, [], "who knows of a flood is not told again while it lasts");
+    assert_eq!(alerts(&rig, false).await[0].count, 10_007);
     rig.clock.advance(Duration::from_secs(120));
     rig.reconcile("calm").await.unwrap();
     report(&rig, 1_000, vec![error(5)]).await.unwrap();
     assert_eq!(alerts(&rig, true).await.len(), 1, "a flood after a calm is a new one");
 
     let wrong = [
-        pb::ErrorReport { agent: "solo/nowhere/X".into(), ..error(1) },
         pb::ErrorReport {
             code: "oops".into(),
             severity: Default::default(),
@@ -57,13 +64,71 @@ async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
             reason: String::new(),
             ..error(1)
         },
+        pb::ErrorReport { agent: "solo/nowhere/X".into(), ..error(1) },
+        pb::ErrorReport { agent: "nobody".into(), ..error(1) },
     ];
     let fault = report(&rig, 1_001, wrong.to_vec()).await.unwrap_err();
     let named: Vec<&str> = fault.violations.iter().map(|v| v.field.as_str()).collect();
     assert_eq!(fault.code, Code::InvalidArgument);
-    for field in ["[0].agent", "[1].code", "[1].reason", "[1].count", "[1].severity", "[1].at_us"] {
+    for field in ["[0].code", "[0].reason", "[0].count", "[0].severity", "[0].at_us", "[1].agent", "[2].agent"] {
         assert!(named.contains(&format!("errors{field}").as_str()), "{field} is not in {named:?}");
     }
+}
+
+#[tokio::test]
+async fn a_batch_counts_once_and_a_flood_ends_with_the_hub_that_saw_it() {
+    let toy = Toy::start(Act::Break).await;
+    let mut rig = rig(&toy, patient()).await;
+    report(&rig, 1, vec![error(6)]).await.unwrap();
+    rig.restart().await;
+    assert_eq!(alerts(&rig, true).await, [], "nothing floods a hub that has just begun");
+    report(&rig, 1, vec![error(6)]).await.unwrap();
+    assert_eq!(alerts(&rig, true).await, [], "its host repeats what it was not answered");
+    report(&rig, 2, vec![error(6)]).await.unwrap();
+    let raised = alerts(&rig, true).await;
+    assert_eq!((raised.len(), raised[0].count), (1, 6));
+    let reused = report(&rig, 2, vec![error(7)]).await.unwrap_err();
+    assert_eq!((reused.code, reused.reason.as_str()), (Code::Conflict, reason::KEY_REUSED));
+    let told = rig.events().iter().filter(|event| event.topic == "alert.raised").count();
+    assert_eq!(told, 2);
+}
+
+#[tokio::test]
+async fn errors_that_come_in_numbers_are_thinned_and_all_counted() {
+    let toy = Toy::start(Act::Break).await;
+    let rig = rig(&toy, patient()).await;
+    let away = |count| pb::ErrorReport {
+        code: "unavailable".into(),
+        reason: "peer_away".into(),
+        severity: pb::Severity::SEVERITY_WARNING.into(),
+        ..error(count)
+    };
+    assert_eq!(report(&rig, 1, vec![away(9)]).await, Ok(0));
+    assert_eq!(report(&rig, 2, vec![away(1), away(4)]).await, Ok(4));
+    assert_eq!(alerts(&rig, false).await, [], "a thinned flood is no alert");
+    report(&rig, 3, vec![error(1)]).await.unwrap();
+    let ask = async |code: &str, agent: &str| {
+        let request = pb::QueryErrorsRequest { code: code.into(), agent: agent.into(), ..Default::default() };
+        let found = rig.client().unary(telemetry::QUERY_ERRORS, request, &rig.call()).await?.errors;
+        Ok::<_, Fault>(found.iter().map(|e| (e.code.clone(), e.count)).collect::<Vec<_>>())
+    };
+    assert_eq!(ask("unavailable", AGENT).await.unwrap(), [("unavailable".to_owned(), 14)]);
+    assert_eq!(ask("", "").await.unwrap().len(), 2);
+    assert_eq!(ask("", "solo/memory_stack/Other").await.unwrap(), []);
+    let wrong = ask("oops", "x").await.unwrap_err();
+    assert_eq!(wrong.violations.iter().map(|v| v.field.as_str()).collect::<Vec<_>>(), ["agent", "code"]);
+    let nobody = pb::AckAlertRequest { alert_id: "none".into(), user_id: "juan".into(), ..Default::default() };
+    let fault = rig.client().unary(telemetry::ACK_ALERT, nobody, &rig.call()).await.unwrap_err();
+    assert_eq!(fault.code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_hub_whose_peer_has_none_runs_alone_and_says_so() {
+    let toy = Toy::start(Act::Break).await;
+    let groups = vec![group("solo/under_test", DEF.name, &toy.at), group("pc2/memory_stack", "Other", "")];
+    let rig = Rig::new(&DEF).fleet(fleet(groups)).start().await;
+    assert_eq!(rig.health().state, State::Degraded);
+    assert!(rig.health().cause.starts_with("no peer configured"), "{}", rig.health().cause);
 }
 
 /// The hub of `pc2`, which has one group of its own.
