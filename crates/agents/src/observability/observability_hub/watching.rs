@@ -1,5 +1,7 @@
 //! Probing the groups of the own node, and hearing from the registry when to look at once.
 
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ pub(super) struct Watched {
     /// Where its health and metrics are.
     pub(super) at: String,
     prober: Mutex<Prober>,
+    /// The process it last answered from; 0 before that.
+    pid: AtomicU32,
     /// The registry said something about it.
     look: Notify,
 }
@@ -31,43 +35,90 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new(ctx: &Ctx, id: &GroupId, rules: Rules, now: Timestamp) -> Self {
         let at = ctx.fleet().group(id).map(|group| group.scrape_endpoint.clone()).unwrap_or_default();
-        Self { id: id.clone(), at, prober: Mutex::new(Prober::new(rules, now)), look: Notify::new() }
+        let prober = Mutex::new(Prober::new(rules, now));
+        Self { id: id.clone(), at, prober, pid: AtomicU32::new(0), look: Notify::new() }
     }
 
     /// What the probes say of it.
     pub(super) fn phase(&self) -> Phase {
         lock(&self.prober).phase()
     }
+
+    /// Whether it runs in this process. Metrics are counted by the process, so all of its groups show the same ones.
+    pub(super) fn is_in_this_process(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) == std::process::id()
+    }
 }
 
 impl Hub {
     /// Probes one group until the hub ends; each has its own task, so that one that hangs holds up no other.
     pub(super) async fn watch_group(self: Arc<Self>, group: Arc<Watched>) {
+        let mut began = Instant::now();
         loop {
-            let (wait, within) = {
-                let prober = lock(&group.prober);
-                (prober.wait(), prober.timeout())
-            };
+            let wait = lock(&group.prober).pace().saturating_sub(began.elapsed());
             if !wait.is_zero() && tokio::time::timeout(wait, group.look.notified()).await.is_ok() {
                 continue;
             }
-            let began = Instant::now();
-            let outcome = self.probe(&group, within).await;
-            histogram!("tandem_probe_seconds", "group" => group.id.to_string()).record(began.elapsed());
+            began = Instant::now();
+            let (within, late) = {
+                let prober = lock(&group.prober);
+                (prober.timeout(), prober.late())
+            };
+            let mut probe = pin!(self.probe(&group, within));
+            // A probe that ends when it would be late is one miss, not two.
+            let patience = if within > late { late } else { Duration::MAX };
+            let outcome = match tokio::time::timeout(patience, &mut probe).await {
+                Ok(outcome) => outcome,
+                Err(_) => self.ask_again(&group, late, probe).await,
+            };
             self.probed(&group, outcome).await;
         }
     }
 
-    async fn probe(&self, group: &Watched, within: Duration) -> Result<Report, String> {
+    /// Asks a group beside a first probe that is late, at the pace for suspects, until one of both is answered or the
+    /// first has used up its time.
+    async fn ask_again(
+        &self,
+        group: &Watched,
+        late: Duration,
+        mut first: Pin<&mut impl Future<Output = Result<Report, String>>>,
+    ) -> Result<Report, String> {
+        self.probed(group, Err(format!("no answer within {late:?}"))).await;
+        loop {
+            let pace = tokio::time::sleep(lock(&group.prober).pace());
+            let again = async {
+                let outcome = self.probe(group, late).await;
+                if outcome.is_err() {
+                    pace.await;
+                }
+                outcome
+            };
+            tokio::select! {
+                outcome = &mut first => return outcome,
+                outcome = again => match outcome {
+                    Ok(report) => return Ok(report),
+                    Err(cause) => self.probed(group, Err(cause)).await,
+                },
+            }
+        }
+    }
+
+    pub(super) async fn probe(&self, group: &Watched, within: Duration) -> Result<Report, String> {
+        let began = Instant::now();
+        let answer = self.http.get(&group.at, "/health", within).await;
+        histogram!("tandem_probe_seconds", "group" => group.id.to_string()).record(began.elapsed());
         // A group that has failed or drains answers 503 and says so in the page.
-        match self.http.get(&group.at, "/health", within).await? {
+        match answer? {
             (StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE, page) => report::read(&group.id, &page),
             (status, _) => Err(format!("`/health` answers {status}")),
         }
     }
 
-    async fn probed(&self, group: &Watched, outcome: Result<Report, String>) {
+    pub(super) async fn probed(&self, group: &Watched, outcome: Result<Report, String>) {
         let now = self.now();
+        if let Ok(report) = &outcome {
+            group.pid.store(report.pid, Ordering::Relaxed);
+        }
         let phase = {
             let mut prober = lock(&group.prober);
             match &outcome {

@@ -73,8 +73,8 @@ impl Prober {
         self.phase
     }
 
-    /// Time from here to the next probe.
-    pub(crate) fn wait(&self) -> Duration {
+    /// Time from the beginning of one probe to that of the next.
+    pub(crate) fn pace(&self) -> Duration {
         match self.phase {
             _ if self.now => Duration::ZERO,
             Phase::Good | Phase::Stopped => self.rules.steady,
@@ -88,6 +88,12 @@ impl Prober {
             Phase::Good | Phase::Stopped => self.rules.timeout,
             Phase::Starting | Phase::Suspect | Phase::Failed => self.rules.suspect_timeout,
         }
+    }
+
+    /// A probe that takes longer than this is as good as a miss until it is answered: waiting all of its time for a group
+    /// that hangs would leave no time to ask again.
+    pub(crate) fn late(&self) -> Duration {
+        self.rules.suspect_timeout
     }
 
     fn enter(&mut self, phase: Phase, now: Timestamp) {
@@ -129,7 +135,11 @@ impl Prober {
                 self.phase = Phase::Starting;
                 self.since = now;
             }
-            Heard::Silent if self.phase == Phase::Good => self.enter(Phase::Suspect, now),
+            // A heartbeat that is lost is the first miss.
+            Heard::Silent if self.phase == Phase::Good => {
+                (self.misses, self.answers) = (1, 0);
+                self.enter(Phase::Suspect, now);
+            }
             Heard::Left => {
                 (self.misses, self.answers) = (0, 0);
                 self.now = false;
@@ -142,6 +152,7 @@ impl Prober {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Settings;
     use super::*;
     use proptest::prelude::*;
 
@@ -216,10 +227,19 @@ mod tests {
                     (0, Answer, Phase::Good, 30),
                     (15, Registry(Silent), Phase::Suspect, 0),
                     (15, Miss, Phase::Suspect, 1),
-                    (16, Miss, Phase::Suspect, 1),
-                    (17, Miss, Phase::Failed, 1),
+                    (16, Miss, Phase::Failed, 1),
                     (25, Registry(Came), Phase::Starting, 0),
                     (25, Answer, Phase::Good, 30),
+                ],
+            ),
+            (
+                "falls silent in the registry and answers all the same: two answers, as after any miss",
+                &[
+                    (0, Answer, Phase::Good, 30),
+                    (30, Answer, Phase::Good, 30),
+                    (45, Registry(Silent), Phase::Suspect, 0),
+                    (45, Answer, Phase::Suspect, 1),
+                    (46, Answer, Phase::Good, 30),
                 ],
             ),
             (
@@ -251,10 +271,10 @@ mod tests {
         ];
         for (name, script) in scripts {
             let mut prober = Prober::new(RULES, at(0));
-            assert_eq!(prober.wait(), Duration::ZERO, "{name}");
+            assert_eq!(prober.pace(), Duration::ZERO, "{name}");
             for (n, (seconds, event, phase, wait)) in script.iter().enumerate() {
                 feed(&mut prober, *event, at(*seconds));
-                assert_eq!((prober.phase(), prober.wait().as_secs()), (*phase, *wait), "{name}, step {n}: {event:?}");
+                assert_eq!((prober.phase(), prober.pace().as_secs()), (*phase, *wait), "{name}, step {n}: {event:?}");
             }
         }
     }
@@ -266,6 +286,30 @@ mod tests {
         assert_eq!(prober.timeout(), RULES.timeout);
         prober.missed(at(10));
         assert_eq!(prober.timeout(), RULES.suspect_timeout);
+    }
+
+    /// Seconds until a group that hangs is failed, when nothing of it answers from now on; `waits` is the time until the
+    /// next probe. Each probe is given up as late, and the next begins at its pace.
+    fn seconds_to_failed(mut prober: Prober, waits: f64) -> f64 {
+        let (mut clock, mut begins) = (0.0, waits);
+        while prober.phase() != Phase::Failed {
+            clock = f64::max(clock, begins) + prober.late().as_secs_f64();
+            let began = clock - prober.late().as_secs_f64();
+            prober.missed(at(0));
+            begins = began + prober.pace().as_secs_f64();
+        }
+        clock
+    }
+
+    #[test]
+    fn a_group_that_hangs_is_failed_in_time() {
+        let mut prober = Prober::new(Settings::default().rules(), at(0));
+        prober.answered(at(0));
+        prober.answered(at(30));
+        // It begins to hang at any moment between two probes; 95 % of those moments.
+        assert!(seconds_to_failed(prober.clone(), 0.95 * 30.0) <= 35.0);
+        prober.heard(Heard::Silent, at(31));
+        assert!(seconds_to_failed(prober, 0.0) <= 5.0);
     }
 
     fn event() -> impl Strategy<Value = Event> {

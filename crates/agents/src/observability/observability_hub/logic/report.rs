@@ -8,6 +8,8 @@ use super::picture::Agent;
 /// A group as it answered.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Report {
+    /// The process that answered; 0 when it did not say.
+    pub(crate) pid: u32,
     pub(crate) health: Health,
     pub(crate) agents: Vec<Agent>,
 }
@@ -21,6 +23,8 @@ struct Page {
     cause: String,
     #[serde(default)]
     since_us: i64,
+    #[serde(default)]
+    pid: u32,
     agents: Vec<Row>,
 }
 
@@ -56,7 +60,7 @@ pub(crate) fn read(group: &GroupId, page: &[u8]) -> Result<Report, String> {
         restarts: row.restarts,
     });
     let agents = agents.collect();
-    Ok(Report { health: health(page.state, page.cause, page.since_us), agents })
+    Ok(Report { pid: page.pid, health: health(page.state, page.cause, page.since_us), agents })
 }
 
 #[cfg(test)]
@@ -70,6 +74,7 @@ mod tests {
                       {"agent":"solo/memory_stack/B","state":"unavailable","cause":"not built","required":false,"built":false}]}"#;
         let group: GroupId = "solo/memory_stack".parse().unwrap();
         let report = read(&group, page).unwrap();
+        assert_eq!(report.pid, 1);
         assert_eq!(report.health, Health::new(State::Degraded, "B is not built", Timestamp(7)));
         let read_agents: Vec<(&str, bool, u32)> =
             report.agents.iter().map(|a| (a.name.as_str(), a.built, a.restarts)).collect();
