@@ -22,5 +22,5 @@ pub use fleet::{FleetAgent, FleetGroup, FleetNode, FleetView, FleetWeb};
 pub use health::{HealthHandle, HealthWatch};
 pub use peers::{Peers, Provider};
 pub use retry::{Breaker, Gate, RetryBudget, backoff, may_retry};
-pub use started::{EventHandler, Reconciler, Started, Subscription, bind};
+pub use started::{Detail, EventHandler, MetricsPage, Reconciler, Shows, Started, Subscription, bind};
 pub use tandem_store::personal::PersonalData;

@@ -36,6 +36,20 @@ pub struct Subscription {
     pub handler: EventHandler,
 }
 
+/// What an agent adds to the pages of its group. Both answer at once, from what the agent has at hand.
+#[derive(Clone, Default)]
+pub struct Shows {
+    /// Makes the page of metrics out of what the process has counted.
+    pub metrics: Option<MetricsPage>,
+    /// A further key of the agent's entry in `/health`, and its value.
+    pub detail: Option<(&'static str, Detail)>,
+}
+
+/// See [`Started::metrics`].
+pub type MetricsPage = Arc<dyn Fn(&str) -> String + Send + Sync>;
+/// See [`Started::detail`].
+pub type Detail = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
 /// A running agent as the host sees it.
 #[derive(Default)]
 pub struct Started {
@@ -49,6 +63,8 @@ pub struct Started {
     pub stores: Vec<Arc<dyn PersonalData>>,
     /// Called once when the group drains, after calls have ended.
     pub drain: Option<Action>,
+    /// What it adds to the pages of its group.
+    pub shows: Shows,
 }
 
 impl Started {
@@ -99,6 +115,21 @@ impl Started {
     #[must_use]
     pub fn store(mut self, store: Arc<dyn PersonalData>) -> Self {
         self.stores.push(store);
+        self
+    }
+
+    /// Also makes the group's page of metrics, out of the page with what its process has counted. That page alone is
+    /// at `/metrics?own`.
+    #[must_use]
+    pub fn metrics(mut self, page: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.shows.metrics = Some(Arc::new(page));
+        self
+    }
+
+    /// Also says more in its entry in `/health`, under `key`.
+    #[must_use]
+    pub fn detail(mut self, key: &'static str, value: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
+        self.shows.detail = Some((key, Arc::new(value)));
         self
     }
 

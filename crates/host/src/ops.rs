@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State as Shares};
+use axum::extract::{Path, RawQuery, State as Shares};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -45,6 +45,9 @@ fn agent_json(shared: &Shared, slot: &Slot) -> Value {
         object.insert("required".into(), slot.facts.required.into());
         object.insert("built".into(), built.is_some().into());
         object.insert("restarts".into(), slot.restarts.load(std::sync::atomic::Ordering::Relaxed).into());
+        if let Some((key, value)) = slot.live().and_then(|live| live.shows.detail) {
+            object.insert(key.into(), value());
+        }
     }
     value
 }
@@ -110,7 +113,8 @@ async fn agent_health(Shares(shared): Shares<Arc<Shared>>, Path(agent): Path<Str
     }
 }
 
-async fn metrics(Shares(shared): Shares<Arc<Shared>>) -> Response {
+/// What the process has counted, and what agents of the group make of it; `?own` leaves their part out.
+async fn metrics(Shares(shared): Shares<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     for slot in &shared.roster.slots {
         let now = slot.health().map(|h| h.state);
         for state in State::ALL {
@@ -127,5 +131,10 @@ async fn metrics(Shares(shared): Shares<Arc<Shared>>) -> Response {
         metrics::gauge!("process_resident_memory_bytes").set(bytes);
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, shared.metrics.render()).into_response()
+    let mut page = shared.metrics.render();
+    if query.as_deref() != Some("own") {
+        let live = shared.roster.slots.iter().filter_map(|slot| slot.live());
+        page = live.filter_map(|live| live.shows.metrics).fold(page, |page, make| make(&page));
+    }
+    (kind, page).into_response()
 }

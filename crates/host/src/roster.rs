@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, HealthHandle, PersonalData};
+use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, HealthHandle, PersonalData, Shows};
 use tandem_contract::LocalService;
 use tandem_types::{AgentId, AgentName, GroupId, Health, State, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -26,6 +26,7 @@ pub(crate) enum Order {
 pub(crate) struct Live {
     pub(crate) service: LocalService,
     pub(crate) stores: Vec<Arc<dyn PersonalData>>,
+    pub(crate) shows: Shows,
 }
 
 /// An agent's place in the group.

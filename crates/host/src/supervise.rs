@@ -186,7 +186,11 @@ async fn life(
         () = shared.cancel.cancelled() => return Ended::Shutdown,
     };
     let service = std::mem::take(&mut started.service).into_http_at(slot.id.clone(), shared.observer.clone());
-    slot.set_live(Some(Live { service: local(service), stores: std::mem::take(&mut started.stores) }));
+    slot.set_live(Some(Live {
+        service: local(service),
+        stores: std::mem::take(&mut started.stores),
+        shows: std::mem::take(&mut started.shows),
+    }));
     if slot.health.get().state == State::Starting {
         slot.health.ready();
     }

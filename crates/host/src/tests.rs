@@ -49,7 +49,9 @@ fn echo(ctx: tandem_agent::Ctx) -> StartFuture {
                 }
                 Ok(GetWindowResponse { summary: r.user_id, ..Default::default() })
             }
-        })))
+        }))
+        .metrics(|own| format!("{own}echoes 1\n"))
+        .detail("echoes", || serde_json::json!(["a", "b"])))
     })
 }
 
@@ -320,11 +322,13 @@ async fn the_ops_endpoints_tell_one_story() {
         let health: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &health["state"]), (200, &serde_json::json!("degraded")));
         assert_eq!(health["agents"][1]["built"], false);
+        assert_eq!(health["agents"][0]["echoes"], serde_json::json!(["a", "b"]), "what an agent adds is there");
         assert_eq!(get(base, "/health/Echo").await.0, 200);
         let (status, body) = get(base, "/health/Nobody").await;
         assert_eq!(status, 404);
         assert!(body.contains("it has Echo, Unheard"), "{body}");
-        assert_eq!(get(base, "/metrics").await.0, 200);
+        assert_eq!(get(base, "/metrics").await, (200, "echoes 1\n".to_owned()));
+        assert_eq!(get(base, "/metrics?own").await, (200, String::new()));
     }
     toy.host.close(Duration::ZERO).await;
 }

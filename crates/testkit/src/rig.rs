@@ -318,6 +318,11 @@ impl Running {
         &self.life().started.stores
     }
 
+    /// What the agent adds to the pages of its group.
+    pub fn shows(&self) -> &tandem_agent::Shows {
+        &self.life().started.shows
+    }
+
     /// Folder of the agent's stores.
     pub fn data_dir(&self) -> &std::path::Path {
         self.data.path()

@@ -99,8 +99,8 @@ pub struct Appended {
     pub kept: u64,
     /// Samples without a finite value.
     pub not_finite: u64,
-    /// Samples of new series for which their owner has no room left, counted by name.
-    pub over_limit: BTreeMap<String, u64>,
+    /// Samples of new series for which their owner has no room left, counted by owner and name.
+    pub over_limit: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// Which series, when, and how fine.

@@ -156,7 +156,8 @@ fn insert(tx: &Transaction<'_>, policy: &Policy, samples: &[Sample]) -> Result<(
             appended.kept += 1;
             touched.push(series);
         } else {
-            *appended.over_limit.entry(sample.key.name.clone()).or_default() += 1;
+            let of_owner = appended.over_limit.entry(sample.key.owner.clone()).or_default();
+            *of_owner.entry(sample.key.name.clone()).or_default() += 1;
         }
     }
     touched.sort_unstable();

@@ -73,7 +73,8 @@ async fn keeps_to_the_limit_of_each_owner(store: &dyn SeriesStore) {
         sample("one", 1, 4.0),
     ];
     let appended = store.append(batch, at(1)).await.unwrap();
-    let expected = Appended { kept: 4, not_finite: 2, over_limit: BTreeMap::from([("three".into(), 2)]) };
+    let over_limit = BTreeMap::from([("mainpc/a".into(), BTreeMap::from([("three".into(), 2)]))]);
+    let expected = Appended { kept: 4, not_finite: 2, over_limit };
     assert_eq!(appended, expected);
     let counts = BTreeMap::from([("mainpc/a".into(), 2), ("mainpc/b".into(), 1)]);
     assert_eq!(store.counts().await.unwrap(), counts);

@@ -16,7 +16,7 @@ mod tests;
 mod watching;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -148,34 +148,17 @@ struct Hub {
     floods: Mutex<Floods>,
     peers: Vec<sync::PeerHub>,
     watched: BTreeMap<GroupId, Arc<Watched>>,
+    /// What each group's page of metrics said when it was read last.
+    pages: Mutex<BTreeMap<GroupId, String>>,
+    /// Groups that had more series than are kept when they were read last.
+    over_limit: Mutex<BTreeSet<String>>,
     changes: broadcast::Sender<pb::WatchHealthResponse>,
     /// What makes this hub poorer, by what it is about.
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
-    let settings: Settings = ctx.settings()?;
-    let now = ctx.clock().now();
-    let me = ctx.id().node.clone();
-    let path = ctx.data_file("telemetry.db");
-    let store = open(move || Telemetry::open(path)).await?;
-    let planned = planned(&ctx, now);
-    let rules = settings.rules();
-    let own = planned.iter().filter(|group| group.id.node == me && group.built());
-    let watched = own.map(|group| (group.id.clone(), Arc::new(Watched::new(&ctx, &group.id, rules, now)))).collect();
-    let hub = Arc::new(Hub {
-        peers: sync::peers(&ctx, &settings)?,
-        picture: Mutex::new(Picture::new(me.clone(), planned, ms(settings.peer_silent_ms))),
-        changes: broadcast::channel(settings.watch_buffer.max(1)).0,
-        floods: Mutex::default(),
-        troubles: Mutex::default(),
-        http: Http::new(),
-        watched,
-        store,
-        me,
-        settings,
-        ctx: ctx.clone(),
-    });
+    let hub = Hub::open(&ctx).await?;
     hub.clear_former().await?;
     hub.remember().await?;
     for group in hub.watched.values() {
@@ -184,25 +167,61 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     if !ctx.peers().providers(tandem_contract::rpc::registry::WATCH.path()).is_empty() {
         ctx.spawn(hub.clone().listen());
     }
-    let service = Service::new()
-        .unary(telemetry::REPORT_ERRORS, bind(&hub, Hub::report_errors))
-        .unary(telemetry::QUERY_ERRORS, bind(&hub, Hub::query_errors))
-        .unary(telemetry::QUERY_SERIES, bind(&hub, Hub::query_series))
-        .unary(telemetry::GET_FLEET_HEALTH, bind(&hub, Hub::get_fleet_health))
-        .server_stream(telemetry::WATCH_HEALTH, bind(&hub, Hub::watch_health))
-        .unary(telemetry::LIST_ALERTS, bind(&hub, Hub::list_alerts))
-        .unary(telemetry::ACK_ALERT, bind(&hub, Hub::ack_alert))
-        .unary(telemetry::SYNC_DELTA, bind(&hub, Hub::sync_delta))
-        .unary(telemetry::SYNC_DIGEST, bind(&hub, Hub::sync_digest));
     let scrape_every = ms(hub.settings.scrape_ms);
     let sync_every = ms(hub.settings.sync_ms);
     let (scraping, syncing, calming, pruning) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
-    Ok(Started::serve(service)
+    let (rolling, showing) = (hub.clone(), hub.clone());
+    Ok(Started::serve(service(&hub))
         .reconcile("scrape", scrape_every, move || scraping.clone().scrape())
         .reconcile("sync", sync_every, move || syncing.clone().sync())
         .reconcile("calm", CALM, move || calming.clone().calm())
         .reconcile("retention", RETENTION, move || pruning.clone().prune())
+        .metrics(move |own| rolling.node_metrics(own))
+        .detail("fleet", move || showing.fleet_page())
         .store(Arc::new(hub.store.alerts.clone())))
+}
+
+fn service(hub: &Arc<Hub>) -> Service {
+    Service::new()
+        .unary(telemetry::REPORT_ERRORS, bind(hub, Hub::report_errors))
+        .unary(telemetry::QUERY_ERRORS, bind(hub, Hub::query_errors))
+        .unary(telemetry::QUERY_SERIES, bind(hub, Hub::query_series))
+        .unary(telemetry::GET_FLEET_HEALTH, bind(hub, Hub::get_fleet_health))
+        .server_stream(telemetry::WATCH_HEALTH, bind(hub, Hub::watch_health))
+        .unary(telemetry::LIST_ALERTS, bind(hub, Hub::list_alerts))
+        .unary(telemetry::ACK_ALERT, bind(hub, Hub::ack_alert))
+        .unary(telemetry::SYNC_DELTA, bind(hub, Hub::sync_delta))
+        .unary(telemetry::SYNC_DIGEST, bind(hub, Hub::sync_digest))
+}
+
+impl Hub {
+    /// The hub with its store, before it looks at anything.
+    async fn open(ctx: &Ctx) -> Result<Arc<Self>, Fault> {
+        let settings: Settings = ctx.settings()?;
+        let now = ctx.clock().now();
+        let me = ctx.id().node.clone();
+        let path = ctx.data_file("telemetry.db");
+        let store = open(move || Telemetry::open(path)).await?;
+        let planned = planned(ctx, now);
+        let rules = settings.rules();
+        let own = planned.iter().filter(|group| group.id.node == me && group.built());
+        let watched = own.map(|group| (group.id.clone(), Arc::new(Watched::new(ctx, &group.id, rules, now)))).collect();
+        Ok(Arc::new(Self {
+            peers: sync::peers(ctx, &settings)?,
+            picture: Mutex::new(Picture::new(me.clone(), planned, ms(settings.peer_silent_ms))),
+            changes: broadcast::channel(settings.watch_buffer.max(1)).0,
+            floods: Mutex::default(),
+            pages: Mutex::default(),
+            over_limit: Mutex::default(),
+            troubles: Mutex::default(),
+            http: Http::new(),
+            watched,
+            store,
+            me,
+            settings,
+            ctx: ctx.clone(),
+        }))
+    }
 }
 
 /// Every group of the plan, as nobody has heard of it yet.
@@ -228,20 +247,21 @@ impl Hub {
         lock(&self.picture)
     }
 
-    /// Says or takes back what makes the hub poorer.
-    fn trouble(&self, about: &'static str, what: Option<String>) {
+    /// Says or takes back what makes the hub poorer; whether that changed anything.
+    fn trouble(&self, about: &'static str, what: Option<String>) -> bool {
         let mut troubles = lock(&self.troubles);
         let former = match &what {
             Some(what) => troubles.insert(about, what.clone()),
             None => troubles.remove(about),
         };
         if former == what {
-            return;
+            return false;
         }
         match troubles.is_empty() {
             true => self.ctx.health().ready(),
             false => self.ctx.health().degraded(troubles.values().cloned().collect::<Vec<_>>().join("; ")),
         }
+        true
     }
 
     async fn prune(self: Arc<Self>) -> Result<(), Fault> {

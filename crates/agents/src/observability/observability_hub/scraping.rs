@@ -9,13 +9,18 @@ use futures::future::join_all;
 use metrics::{counter, gauge};
 use serde_json::json;
 use tandem_store::errors::Severity;
-use tandem_store::series::{Sample, SeriesKey, SeriesStore as _};
-use tandem_types::{Code, Fault, Timestamp};
+use tandem_store::series::{Policy, Sample, SeriesKey, SeriesStore as _};
+use tandem_types::{Code, Fault, GroupId, Timestamp};
 
+use super::alerts::{DISK_FULL, SERIES_LIMIT};
 use super::logic::exposition;
 use super::logic::probe::Phase;
+use super::logic::rolled_up::rolled_up;
 use super::watching::Watched;
-use super::{Hub, ms};
+use super::{Hub, lock, ms};
+
+/// The metrics of a group's own process, where its page shows more than those.
+const OWN_METRICS: &str = "/metrics?own";
 
 /// Raw samples of this long are kept when the disk is full, and ever less while it stays full.
 const SPARED: [Duration; 4] =
@@ -25,12 +30,19 @@ impl Hub {
     /// Reads the metrics of every group that answers.
     pub(super) async fn scrape(self: Arc<Self>) -> Result<(), Fault> {
         let now = self.now();
-        let answering = self.watched.values().filter(|group| matches!(group.phase(), Phase::Good | Phase::Suspect));
-        let pages = join_all(answering.map(|group| self.samples(group, now))).await;
-        let samples: Vec<Sample> = pages.into_iter().flatten().collect();
+        let answers = |group: &&Arc<Watched>| matches!(group.phase(), Phase::Good | Phase::Suspect);
+        let hub = &self;
+        let groups = self.watched.values().filter(answers).filter(|group| hub.counts_for_itself(group));
+        let pages = groups.map(|group| async move { Some((group.id.clone(), hub.page(group).await?)) });
+        let pages = join_all(pages).await;
+        let pages: BTreeMap<GroupId, Page> = pages.into_iter().flatten().collect();
+        let samples = pages.iter().flat_map(|(group, page)| samples(group, page, now)).collect();
+        *lock(&self.pages) = pages.into_iter().map(|(group, page)| (group, page.text)).collect();
         match self.store.series.append(samples, now).await {
             Ok(appended) => {
-                self.trouble("disk", None);
+                if self.trouble("disk", None) {
+                    self.clear(DISK_FULL, self.me.as_str()).await;
+                }
                 self.over_limit(appended.over_limit).await;
             }
             Err(fault) if fault.code == Code::ResourceExhausted => self.make_room(now, &fault).await,
@@ -46,39 +58,50 @@ impl Hub {
         Ok(())
     }
 
-    async fn samples(&self, group: &Watched, at: Timestamp) -> Vec<Sample> {
-        let read = match self.http.get(&group.at, "/metrics", ms(self.settings.probe_timeout_ms)).await {
-            Ok((StatusCode::OK, page)) => exposition::read(&String::from_utf8_lossy(&page)).map_err(|e| e.to_string()),
+    /// Whether a group's page says something that the page of this hub's own group does not.
+    fn counts_for_itself(&self, group: &Watched) -> bool {
+        group.id == self.ctx.id().group_id() || !group.is_in_this_process()
+    }
+
+    /// The metrics of one group; none when they cannot be had.
+    async fn page(&self, group: &Watched) -> Option<Page> {
+        let read = match self.http.get(&group.at, OWN_METRICS, ms(self.settings.probe_timeout_ms)).await {
+            Ok((StatusCode::OK, page)) => {
+                let text = String::from_utf8_lossy(&page).into_owned();
+                exposition::read(&text).map_err(|e| e.to_string()).map(|lines| Page { text, lines })
+            }
             Ok((status, _)) => Err(format!("`/metrics` answers {status}")),
             Err(cause) => Err(cause),
         };
-        let lines = match read {
-            Ok(lines) => lines,
-            Err(cause) => {
-                counter!("tandem_scrape_failures_total", "group" => group.id.to_string()).increment(1);
-                tracing::debug!(group = %group.id, cause, "metrics could not be read");
-                return vec![];
-            }
+        let failed = |cause: &String| {
+            counter!("tandem_scrape_failures_total", "group" => group.id.to_string()).increment(1);
+            tracing::debug!(group = %group.id, cause, "metrics could not be read");
         };
-        let owner = group.id.to_string();
-        let sample = |line: exposition::Line| Sample {
-            key: SeriesKey { owner: owner.clone(), name: line.name, labels: line.labels },
-            at,
-            value: line.value,
-        };
-        lines.into_iter().map(sample).collect()
+        read.inspect_err(failed).ok()
     }
 
-    /// Names the series that a group has too many of. Which group is not said by the store, but by the names.
-    async fn over_limit(&self, dropped: BTreeMap<String, u64>) {
-        if dropped.is_empty() {
-            return self.clear("series_limit", self.me.as_str()).await;
+    /// The metrics of the whole node, for whoever scrapes the hub: `own` is what its own group shows now, the others are
+    /// as they were scraped last. One that does not answer is left out rather than repeated.
+    pub(super) fn node_metrics(&self, own: &str) -> String {
+        let group = self.ctx.id().group_id();
+        let pages = lock(&self.pages);
+        rolled_up((&group, own), pages.iter().filter(|(id, _)| **id != group).map(|(id, page)| (id, page.as_str())))
+    }
+
+    /// Names the series that a group has too many of, once until there is room again.
+    async fn over_limit(&self, dropped: BTreeMap<String, BTreeMap<String, u64>>) {
+        let before = std::mem::replace(&mut *lock(&self.over_limit), dropped.keys().cloned().collect());
+        for group in before.iter().filter(|group| !dropped.contains_key(*group)) {
+            self.clear(SERIES_LIMIT, group).await;
         }
-        counter!("tandem_series_dropped_total").increment(dropped.values().sum());
-        let names = dropped.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let message = format!("a group has over 2,000 series; samples of {names} are left out");
-        let count = dropped.values().sum();
-        self.raise("series_limit", self.me.as_str(), Severity::Warning, message, json!(dropped), count).await;
+        for (group, names) in dropped {
+            let count = names.values().sum();
+            counter!("tandem_series_dropped_total", "group" => group.clone()).increment(count);
+            let listed = names.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let most = Policy::TELEMETRY.series_per_owner;
+            let message = format!("{group} has over {most} series; samples of {listed} are left out");
+            self.raise(SERIES_LIMIT, &group, Severity::Warning, message, json!(names), count).await;
+        }
     }
 
     /// The disk is full: raw samples give way, states, errors and alerts stay.
@@ -96,6 +119,22 @@ impl Hub {
         }
         let words = format!("the disk is full: {dropped} raw samples were given up ({})", full.message);
         self.trouble("disk", Some(words.clone()));
-        self.raise("disk_full", self.me.as_str(), Severity::Error, words, json!({ "samples": dropped }), 1).await;
+        self.raise(DISK_FULL, self.me.as_str(), Severity::Error, words, json!({ "samples": dropped }), 1).await;
     }
+}
+
+/// What a group shows.
+struct Page {
+    text: String,
+    lines: Vec<exposition::Line>,
+}
+
+fn samples(group: &GroupId, page: &Page, at: Timestamp) -> Vec<Sample> {
+    let owner = group.to_string();
+    let sample = |line: &exposition::Line| Sample {
+        key: SeriesKey { owner: owner.clone(), name: line.name.clone(), labels: line.labels.clone() },
+        at,
+        value: line.value,
+    };
+    page.lines.iter().map(sample).collect()
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
+use serde_json::{Map, json};
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::{Call, Reply};
 use tandem_store::series::{Query, SeriesStore as _};
-use tandem_types::{Code, Fault, Timestamp, reason};
+use tandem_types::{Code, Fault, Health, NodeName, Timestamp, reason};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::logic::picture::roll_up;
+use super::logic::picture::{Agent, Group, roll_up};
 use super::{Hub, wire};
 use crate::draining::draining;
 use crate::fields::Fields;
@@ -30,6 +31,25 @@ impl Hub {
         let views = self.picture().views();
         let node = |(name, groups): (_, Vec<_>)| wire::node(&name, &roll_up(&groups, now), &groups, now);
         Ok(pb::GetFleetHealthResponse { nodes: views.into_iter().map(node).collect(), ..Default::default() })
+    }
+
+    /// The tree for `/health`: every node, group and agent with state, cause and age.
+    pub(super) fn fleet_page(&self) -> serde_json::Value {
+        let now = self.now();
+        let said = |health: &Health| json!({ "state": health.state, "cause": health.cause, "since_us": health.since.micros() });
+        let agent = |agent: &Agent| (agent.name.to_string(), said(&agent.health));
+        let group = |group: &Group| {
+            let mut page = said(&group.health);
+            page["age_ms"] = u64::try_from(now.since(group.seen).as_millis()).unwrap_or(u64::MAX).into();
+            page["agents"] = group.agents.iter().map(agent).collect::<Map<_, _>>().into();
+            (group.id.group.to_string(), page)
+        };
+        let node = |(name, groups): (NodeName, Vec<Group>)| {
+            let mut page = said(&roll_up(&groups, now));
+            page["groups"] = groups.iter().map(group).collect::<Map<_, _>>().into();
+            (name.to_string(), page)
+        };
+        self.picture().views().into_iter().map(node).collect::<Map<_, _>>().into()
     }
 
     /// Sends every group as it is, then each change.

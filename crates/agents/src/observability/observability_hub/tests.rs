@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::DEF;
 
 mod errors_and_peers;
+mod metrics;
 
 const GROUP: &str = "solo/memory_stack";
 const AGENT: &str = "solo/memory_stack/SessionMemoryAgent";
@@ -261,31 +262,4 @@ async fn the_registry_makes_it_look_at_once() {
     let stopped = until(&mut changes, State::Stopped).await;
     assert_eq!(health(&stopped).cause, "stopped");
     assert_eq!(alerts(&rig, false).await.len(), 1, "it hung once; saying good-bye is no failure");
-}
-
-#[tokio::test]
-async fn metrics_are_kept_and_asked_for() {
-    let toy = Toy::start(Act::Say(State::Ready)).await;
-    let rig = rig(&toy, quick()).await;
-    until(&mut watch(&rig).await, State::Ready).await;
-    let began = rig.clock.now();
-    for (n, page) in
-        ["turns_total{kind=\"text\"} 4\n", "turns_total{kind=\"text\"} 6\n", "not a page"].iter().enumerate()
-    {
-        *toy.metrics.lock().unwrap() = (*page).to_owned();
-        rig.reconcile("scrape").await.unwrap_or_else(|fault| panic!("{n}: {fault}"));
-        rig.clock.advance(Duration::from_secs(30));
-    }
-    let ask = |name: &str, labels: &[(&str, &str)]| {
-        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let request =
-            pb::QuerySeriesRequest { name: name.into(), labels, from_us: began.micros(), ..Default::default() };
-        async { rig.client().unary(telemetry::QUERY_SERIES, request, &rig.call()).await }
-    };
-    let found = ask("turns_total", &[("kind", "text"), ("group", GROUP)]).await.unwrap().series;
-    let values: Vec<f64> = found[0].samples.iter().map(|s| s.value).collect();
-    assert_eq!((found.len(), values, found[0].labels["group"].as_str()), (1, vec![4.0, 6.0], GROUP));
-    for (name, labels) in [("unheard_of", vec![]), ("turns_total", vec![("group", "solo/other")])] {
-        assert_eq!(ask(name, &labels).await.unwrap_err().code, Code::NotFound, "{name}");
-    }
 }

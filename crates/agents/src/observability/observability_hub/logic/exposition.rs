@@ -45,14 +45,29 @@ pub(crate) fn read(page: &str) -> Result<Vec<Line>, Malformed> {
     Ok(lines)
 }
 
+/// A line of a page in its parts: name, labels, and the value with what follows it as it stands there. None when it is
+/// no line of values.
+pub(super) fn parts(text: &str) -> Option<(&str, BTreeMap<String, String>, &str)> {
+    let mut cursor = Cursor { rest: text };
+    let (name, labels) = cursor.head().ok()?;
+    let value = cursor.rest.split_ascii_whitespace().next()?;
+    number(value).map(|_| (name, labels, cursor.rest))
+}
+
 struct Cursor<'a> {
     rest: &'a str,
 }
 
 impl<'a> Cursor<'a> {
-    fn line(mut self) -> Result<Line, &'static str> {
+    /// What stands before the value: name and labels.
+    fn head(&mut self) -> Result<(&'a str, BTreeMap<String, String>), &'static str> {
         let name = self.word(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':').ok_or("there is no metric name")?;
         let labels = if self.take('{') { self.labels()? } else { BTreeMap::new() };
+        Ok((name, labels))
+    }
+
+    fn line(mut self) -> Result<Line, &'static str> {
+        let (name, labels) = self.head()?;
         let mut words = self.rest.split_ascii_whitespace();
         let value = words.next().ok_or("there is no value")?;
         let value = number(value).ok_or("the value is no number")?;

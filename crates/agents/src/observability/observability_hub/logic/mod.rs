@@ -6,3 +6,4 @@ pub(super) mod floods;
 pub(super) mod picture;
 pub(super) mod probe;
 pub(super) mod report;
+pub(super) mod rolled_up;

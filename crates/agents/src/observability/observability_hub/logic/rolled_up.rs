@@ -1,0 +1,135 @@
+//! One page of metrics for a node, out of those of its groups.
+//!
+//! The format wants all lines of a metric together, so pages cannot stand one after the other.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use tandem_types::GroupId;
+
+use super::exposition::parts;
+
+/// The label that says whose line it is.
+const GROUP: &str = "group";
+/// Where a label of that name goes which another group gave its line itself; Prometheus does the same.
+const EXPORTED: &str = "exported_group";
+
+#[derive(Default)]
+struct Family<'a> {
+    help: Option<&'a str>,
+    kind: Option<&'a str>,
+    lines: String,
+}
+
+/// The page of the hub's own group and those of the others as one. Each line says which group it is of; what the hub says
+/// about groups keeps saying so. Where two pages differ on what a metric is, the lines of the second are left out.
+pub(crate) fn rolled_up<'a>(
+    own: (&GroupId, &'a str),
+    others: impl IntoIterator<Item = (&'a GroupId, &'a str)>,
+) -> String {
+    let mut families = BTreeMap::new();
+    add(&mut families, own.0, own.1, true);
+    others.into_iter().for_each(|(group, page)| add(&mut families, group, page, false));
+    let mut rolled = String::new();
+    for (name, family) in families.iter().filter(|(_, family)| !family.lines.is_empty()) {
+        // Writing to a String cannot fail.
+        if let Some(help) = family.help {
+            let _ = writeln!(rolled, "# HELP {name} {help}");
+        }
+        if let Some(kind) = family.kind {
+            let _ = writeln!(rolled, "# TYPE {name} {kind}");
+        }
+        rolled += &family.lines;
+    }
+    rolled
+}
+
+fn add<'a>(families: &mut BTreeMap<&'a str, Family<'a>>, group: &GroupId, page: &'a str, own: bool) {
+    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in page.lines().map(|line| line.trim_matches([' ', '\t', '\r'])) {
+        if let Some(comment) = line.strip_prefix('#') {
+            let mut words = comment.trim_start().splitn(3, [' ', '\t']);
+            let (what, Some(name), Some(text)) = (words.next(), words.next(), words.next()) else { continue };
+            match what {
+                Some("HELP") => drop(families.entry(name).or_default().help.get_or_insert(text)),
+                Some("TYPE") => {
+                    kinds.insert(name, text);
+                    families.entry(name).or_default().kind.get_or_insert(text);
+                }
+                _ => {}
+            }
+        } else if let Some((name, labels, value)) = parts(line) {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let base = base.filter(|base| matches!(kinds.get(base).copied(), Some("histogram" | "summary")));
+            let base = base.unwrap_or(name);
+            let family = families.entry(base).or_default();
+            if family.kind == kinds.get(base).copied() {
+                write(&mut family.lines, name, labels, value, group, own);
+            }
+        }
+    }
+}
+
+fn write(into: &mut String, name: &str, mut labels: BTreeMap<String, String>, value: &str, group: &GroupId, own: bool) {
+    match labels.remove(GROUP) {
+        Some(about) if own => drop(labels.insert(GROUP.to_owned(), about)),
+        about => {
+            labels.extend(about.map(|about| (EXPORTED.to_owned(), about)));
+            labels.insert(GROUP.to_owned(), group.to_string());
+        }
+    }
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    // Writing to a String cannot fail.
+    let _ = writeln!(into, "{name}{{{}}} {value}", labels.join(","));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exposition::read;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(text: &str) -> GroupId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn each_metric_is_in_one_piece_and_says_whose_it_is() {
+        let own = "# HELP probes_total Probes.\n# TYPE probes_total counter\nprobes_total{group=\"n/a\"} 3\n\n\
+                   # TYPE took_seconds histogram\ntook_seconds_bucket{le=\"+Inf\"} 1\ntook_seconds_sum 0.5\n\
+                   took_seconds_count 1\n";
+        let a = "# TYPE took_seconds histogram\ntook_seconds_bucket{le=\"+Inf\"} 2\ntook_seconds_sum 1\n\
+                 took_seconds_count 2\n# TYPE probes_total counter\nprobes_total{group=\"x\",p=\"\\\"q\\\\\"} 4 17\n\
+                 lone 1\nbroken{ 1\n";
+        let b = "# TYPE took_seconds gauge\ntook_seconds 9\n# TYPE empty counter\n";
+        let (hub, n_a, n_b) = (id("n/hub"), id("n/a"), id("n/b"));
+        assert_eq!(
+            rolled_up((&hub, own), [(&n_a, a), (&n_b, b)]),
+            "lone{group=\"n/a\"} 1\n\
+             # HELP probes_total Probes.\n# TYPE probes_total counter\nprobes_total{group=\"n/a\"} 3\n\
+             probes_total{exported_group=\"x\",group=\"n/a\",p=\"\\\"q\\\\\"} 4 17\n\
+             # TYPE took_seconds histogram\ntook_seconds_bucket{group=\"n/hub\",le=\"+Inf\"} 1\n\
+             took_seconds_sum{group=\"n/hub\"} 0.5\ntook_seconds_count{group=\"n/hub\"} 1\n\
+             took_seconds_bucket{group=\"n/a\",le=\"+Inf\"} 2\ntook_seconds_sum{group=\"n/a\"} 1\n\
+             took_seconds_count{group=\"n/a\"} 2\n"
+        );
+    }
+
+    proptest! {
+        /// Whatever a group shows, the page for the node can be read, and no line of it is there twice.
+        #[test]
+        fn the_page_of_a_node_can_be_read(
+            pages in proptest::collection::vec("(# TYPE [ab] (counter|summary)\n|[ab](_sum)?(\\{group=\"[xy]\"\\})? [0-9]\n|.{0,8}\n){0,12}", 1..4),
+        ) {
+            let ids: Vec<GroupId> = (0..pages.len()).map(|n| id(&format!("n/g{n}"))).collect();
+            let mut all = ids.iter().zip(pages.iter().map(String::as_str));
+            let page = rolled_up(all.next().unwrap(), all);
+            prop_assert!(read(&page).is_ok(), "{page}");
+            let families: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+            let mut once = families.clone();
+            once.dedup();
+            prop_assert_eq!(families, once);
+        }
+    }
+}
