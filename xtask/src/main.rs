@@ -5,6 +5,8 @@
 mod docs;
 #[cfg(test)]
 mod house;
+#[cfg(test)]
+mod metrics;
 
 use anyhow::{Context as _, bail};
 use std::path::{Path, PathBuf};

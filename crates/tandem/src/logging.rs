@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_host::SetLogFilter;
 use tandem_types::{Fault, reason};
 use tracing_subscriber::filter::EnvFilter;
@@ -11,12 +11,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::measures;
+
 /// What is logged unless `TANDEM_LOG` says otherwise.
 const DEFAULT_FILTER: &str = "info";
-
-/// Bounds of histogram buckets in seconds: from a call within the process to a long answer.
-const BUCKETS: [f64; 16] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Writes log lines to `writer` from now on.
 ///
@@ -51,8 +49,7 @@ where
 
 /// Collects the process's metrics from now on.
 pub(crate) fn collect_metrics() -> Result<PrometheusHandle, Fault> {
-    let failed = |e: BuildError| Fault::internal(format!("cannot collect metrics: {e}"));
-    let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS).map_err(failed)?.build_recorder();
+    let recorder = measures::recorder().map_err(|e| Fault::internal(format!("cannot collect metrics: {e}")))?;
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)
         .map_err(|_| Fault::unavailable(reason::BUG, "metrics are collected already in this process"))?;

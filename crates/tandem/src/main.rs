@@ -9,6 +9,7 @@ mod fleet;
 mod live;
 mod logging;
 mod logs;
+mod measures;
 mod models;
 mod otlp;
 mod place;
