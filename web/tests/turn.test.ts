@@ -1,7 +1,7 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";
 import { TurnEventSchema, type TurnEvent } from "$gen/coordinator/v1/coordinator_pb.js";
-import { answerText, apply, failed, isOver, NEW_TURN, order, stopped, type TurnView } from "../src/lib/turn.js";
+import { answerText, apply, failed, isOver, NEW_TURN, order, split, stopped, type TurnView } from "../src/lib/turn.js";
 import { problem } from "../src/lib/problem.js";
 
 type Happening = NonNullable<MessageInitShape<typeof TurnEventSchema>["event"]>;
@@ -41,6 +41,11 @@ describe("apply", () => {
       "asks",
       [accepted(), { case: "confirm", value: { question: "Sure?", token: "k" } }],
       { question: { text: "Sure?", token: "k" } },
+    ],
+    [
+      "says at the end what was missing over the whole turn",
+      [accepted(), routed, { case: "final", value: { text: "a", missing: ["B: late"], notBuilt: ["C: unknown"] } }],
+      { missing: ["B: late"], notBuilt: ["C: unknown"] },
     ],
     ["ends with the answer", [accepted(), delta("a"), final("ab")], { phase: "done" }],
     ["ends with an error", [accepted(), { case: "error", value: { code: "unavailable" } }], { phase: "failed" }],
@@ -97,4 +102,12 @@ describe("order", () => {
   ] as const)("after %s, event %o is %s", (last, next, expected) => {
     expect(order(last, next)).toBe(expected);
   });
+});
+
+describe("split", () => {
+  it.each([
+    ["NLUAgent: the intent is unknown", { agent: "NLUAgent", what: "the intent is unknown" }],
+    ["A: its answer (no_model): gone", { agent: "A", what: "its answer (no_model): gone" }],
+    ["NLUAgent", { agent: "NLUAgent", what: "" }],
+  ])("%s", (note, expected) => expect(split(note)).toEqual(expected));
 });

@@ -143,6 +143,13 @@ impl Turn {
         if self.args.path || std::io::stdout().is_terminal() {
             path(answer).iter().for_each(|line| anstream::println!("{line}"));
         }
+        if let Some(line) = not_built(answer).filter(|_| self.args.path) {
+            anstream::println!("{}", style::dim(&line));
+        }
+        // Whoever reads only the answer is to know what it lacks.
+        for note in &answer.missing {
+            anstream::eprintln!("{}", style::warn(&format!("went without {note}")));
+        }
     }
 
     /// Ends the turn at its owner, so that nothing goes on writing for nobody.
@@ -196,13 +203,17 @@ fn path(answer: &Final) -> Vec<String> {
         let took = format!("{ms}.{tenth} ms");
         lines.push(style::dim(&format!("  {:<width$}  {took:>11}  {}", timing.stage, timing.agent)));
     }
-    if !answer.missing.is_empty() {
-        // Each says what is missing because of it; the names are enough for a line.
-        let names: Vec<&str> = answer.missing.iter().filter_map(|m| m.split(':').next()).collect();
-        lines.push(style::dim(&format!("  went without {}", names.join(", "))));
-    }
     if answer.dropped_history > 0 {
         lines.push(style::warn(&format!("  {} oldest messages did not fit", answer.dropped_history)));
     }
     lines
+}
+
+/// How many agents would have made the answer better, had this build code for them.
+fn not_built(answer: &Final) -> Option<String> {
+    match answer.not_built.len() {
+        0 => None,
+        1 => Some("  without 1 agent that is not built (--json names it)".into()),
+        n => Some(format!("  without {n} agents that are not built (--json names them)")),
+    }
 }

@@ -117,9 +117,9 @@ export class Entry {
       for await (const { event } of door.resume({ userId: USER, turnId: view.turnId, afterNumber: 0n }, signal)) {
         if (event) view = apply(view, event);
       }
-      const { final, handler, tier, missing } = view;
+      const { final, handler, tier, missing, notBuilt } = view;
       if (!final) throw new Error("the turn has no final");
-      this.view = { ...this.view, final, handler: handler || this.view.handler, tier, missing };
+      this.view = { ...this.view, final, handler: handler || this.view.handler, tier, missing, notBuilt };
       this.path = "unasked";
     } catch (error) {
       this.path = isLostConnection(error) ? "unasked" : "expired";

@@ -28,8 +28,10 @@ export interface TurnView {
   stage: { name: string; atMs: number } | null;
   handler: string;
   tier: string;
-  /** What was away or late, and is missing in the answer because of it. */
+  /** What was away, late or failed, and is missing in the answer because of it. */
   missing: string[];
+  /** What this build has no code for, and is missing in the answer because of it. */
+  notBuilt: string[];
   /** What the handler wrote. */
   written: string;
   /** What was made ready to be shown; leads when the handler's own pieces were not sent. */
@@ -51,6 +53,7 @@ export const NEW_TURN: TurnView = {
   handler: "",
   tier: "",
   missing: [],
+  notBuilt: [],
   written: "",
   displayed: "",
   tool: "",
@@ -58,6 +61,12 @@ export const NEW_TURN: TurnView = {
   final: null,
   problem: null,
 };
+
+/** A note of what is missing, as the agent it comes from and what the answer lacks for it. */
+export function split(note: string): { agent: string; what: string } {
+  const at = note.indexOf(": ");
+  return at < 0 ? { agent: note, what: "" } : { agent: note.slice(0, at), what: note.slice(at + 2) };
+}
 
 /** The answer as far as it is known. */
 export function answerText(view: TurnView): string {
@@ -91,8 +100,8 @@ export function apply(view: TurnView, event: TurnEvent): TurnView {
       return { ...next, requestId, turnId, sessionId, position, phase: position > 0 ? "queued" : "working" };
     }
     case "routed": {
-      const { handler, tier, missing } = what.value;
-      return { ...next, handler, tier, missing, position: 0, phase: progressed(view) };
+      const { handler, tier, missing, notBuilt } = what.value;
+      return { ...next, handler, tier, missing, notBuilt, position: 0, phase: progressed(view) };
     }
     case "status": {
       const { stage, atMs } = what.value;
@@ -113,8 +122,11 @@ export function apply(view: TurnView, event: TurnEvent): TurnView {
       return { ...next, phase: progressed(view), position: 0, tool: what.value.tool };
     case "confirm":
       return { ...next, question: { text: what.value.question, token: what.value.token } };
-    case "final":
-      return { ...next, phase: "done", position: 0, tool: "", question: null, final: what.value };
+    case "final": {
+      // Known in full only now: agents that came too late are not in what was said when the turn was routed.
+      const { missing, notBuilt } = what.value;
+      return { ...next, phase: "done", position: 0, tool: "", question: null, final: what.value, missing, notBuilt };
+    }
     case "error": {
       const problem = problemFromInfo(what.value);
       const phase = problem.code === "cancelled" ? "stopped" : "failed";

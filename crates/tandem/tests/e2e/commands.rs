@@ -22,12 +22,16 @@ async fn the_commands_agree_about_a_running_fleet() {
     assert!(asked.status.success(), "{}\n{}", err(&asked), fleet.said());
     let said = out(&asked);
     assert!(said.contains(MODEL) && said.contains(" ms"), "{said}");
+    assert!(said.contains("agents that are not built"), "{said}");
+    let both = said + &err(&asked);
+    assert!(!both.contains("NLUAgent"), "one line is enough: {both}");
     assert!(!said.contains('\u{1b}'), "colours where there is no terminal: {said:?}");
 
     let asked = fleet.tandem(&["ask", "--json", "Say hello."]);
     let events: Vec<serde_json::Value> = out(&asked).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(events.first().unwrap().get("accepted").is_some(), "{events:?}");
-    assert!(events.last().unwrap().get("final").is_some(), "{events:?}");
+    let answer = events.last().unwrap().get("final").unwrap_or_else(|| panic!("{events:?}"));
+    assert!(!answer["notBuilt"].as_array().unwrap().is_empty(), "{answer}");
     let numbers: Vec<u64> = events.iter().map(|e| e["number"].as_str().unwrap().parse().unwrap()).collect();
     assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
 

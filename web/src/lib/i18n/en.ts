@@ -61,7 +61,7 @@ export const en = {
   "turn.stop_failed": "It could not be stopped and may still be running.",
   "turn.started": "Tandem is answering.",
   "turn.finished": "Answer: {text}",
-  "turn.missing": "Answered without: {list}",
+  "turn.missing": "Answered without {note}",
   "turn.copy": "Copy",
   "turn.copied": "Copied",
   "turn.again": "Ask again",
@@ -100,6 +100,9 @@ export const en = {
   "path.none": "No timings came with this answer.",
   "path.loading": "Asking the coordinator…",
   "path.expired": "The path is kept for 24 hours and is no longer there.",
+
+  "not_built.title": "Parts missing: {n}",
+  "not_built.body": "This version does not have these agents yet. What the answer lacks for it:",
 
   "code.copy": "Copy code",
   "code.text": "text",

@@ -62,7 +62,7 @@ export const tl: Table = {
   "turn.stop_failed": "Hindi ito naihinto at maaaring tumatakbo pa.",
   "turn.started": "Sumasagot ang Tandem.",
   "turn.finished": "Sagot: {text}",
-  "turn.missing": "Sumagot nang wala ang: {list}",
+  "turn.missing": "Sumagot nang wala ang {note}",
   "turn.copy": "Kopyahin",
   "turn.copied": "Nakopya",
   "turn.again": "Itanong muli",
@@ -101,6 +101,9 @@ export const tl: Table = {
   "path.none": "Walang kasamang oras ang sagot na ito.",
   "path.loading": "Tinatanong ang coordinator…",
   "path.expired": "24 na oras lamang itinatago ang dinaanan at wala na ito.",
+
+  "not_built.title": "Kulang na bahagi: {n}",
+  "not_built.body": "Wala pa sa bersiyong ito ang mga agent na ito. Ito ang kulang sa sagot dahil doon:",
 
   "code.copy": "Kopyahin ang code",
   "code.text": "teksto",

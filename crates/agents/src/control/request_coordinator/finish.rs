@@ -153,6 +153,7 @@ fn success(outcome: &tandem_contract::pb::tandem::dialogue::v1::Outcome, progres
         tokens_per_second,
         dropped_history: outcome.dropped_history,
         missing: progress.missing.clone(),
+        not_built: progress.not_built.clone(),
         ..Default::default()
     };
     let end = End {

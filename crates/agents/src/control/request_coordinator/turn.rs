@@ -84,8 +84,10 @@ pub(super) struct Progress {
     pub(super) stages: Vec<(Stage, Timestamp)>,
     /// The path it walked.
     pub(super) timings: Vec<pb::StageTiming>,
-    /// What was away or late and what is missing because of it.
+    /// What was away, late or failed, and what is missing because of it.
     pub(super) missing: Vec<String>,
+    /// What this build has no code for, and what is missing because of it.
+    pub(super) not_built: Vec<String>,
     /// The answer so far.
     pub(super) text: String,
     /// Who answers.

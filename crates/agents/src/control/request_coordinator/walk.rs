@@ -89,9 +89,7 @@ impl Coordinator {
         let begun = Instant::now();
         let (heard, ranked) = tokio::join!(heard, self.ranked(turn));
         if turn.known.session.is_some() {
-            for (agent, what) in UNDERSTANDING {
-                turn.missing(agent, what);
-            }
+            turn.progress().not_built = UNDERSTANDING.iter().map(|(agent, what)| format!("{agent}: {what}")).collect();
         }
         self.reach(turn, Stage::Understood);
         self.reach(turn, Stage::Validated);
@@ -180,11 +178,15 @@ impl Coordinator {
         for candidate in ranked.iter().take(ATTEMPTS) {
             turn.progress().handler = Some(candidate.agent.clone());
             self.reach(turn, Stage::Routed);
-            let missing = turn.progress().missing.clone();
+            let (missing, not_built) = {
+                let progress = turn.progress();
+                (progress.missing.clone(), progress.not_built.clone())
+            };
             turn.tell(pb::Routed {
                 handler: candidate.agent.to_string(),
                 tier: TIER.into(),
                 missing,
+                not_built,
                 ..Default::default()
             });
             metrics::counter!("tandem_route_total", "handler" => candidate.agent.agent.to_string(), "tier" => TIER)

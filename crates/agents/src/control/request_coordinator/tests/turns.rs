@@ -41,7 +41,8 @@ async fn a_turn_walks_from_the_door_to_a_remembered_answer() {
     }
     let to = routed(&events);
     assert_eq!((to.len(), to[0].handler.as_str(), to[0].tier.as_str()), (1, "solo/peer_0/ChitchatAgent", "fast"));
-    assert!(to[0].missing.contains(&"NLUAgent: the intent is unknown".to_owned()));
+    assert!(to[0].not_built.contains(&"NLUAgent: the intent is unknown".to_owned()));
+    assert_eq!((&to[0].not_built, &to[0].missing), (&answer.not_built, &Vec::new()));
     let said = [("user", "What can you do?"), ("assistant", "I can talk.")];
     assert_eq!(sessions.said(&begun.session_id), said.map(|(role, text)| (role.to_owned(), text.to_owned())));
     let asked = handler.asked().pop().unwrap();
