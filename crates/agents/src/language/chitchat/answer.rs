@@ -274,9 +274,9 @@ impl Chitchat {
         let silence = Duration::from_secs_f64(self.settings.silence_s.max(0.0));
         let whole = Duration::from_secs_f64(self.settings.whole_s.max(0.0));
         let end = (!task.as_given).then(|| tokio::time::Instant::from_std(task.begun + whole));
-        let state = (writing, Some(provenance));
+        let state = (writing, provenance, String::new());
         Box::pin(futures::stream::unfold(Some(state), move |state| async move {
-            let (mut writing, mut provenance) = state?;
+            let (mut writing, mut provenance, mut written) = state?;
             let piece = if writing.first.text.is_empty()
                 && writing.first.finish_reason == FinishReason::FINISH_REASON_UNSPECIFIED
             {
@@ -300,14 +300,16 @@ impl Chitchat {
                     let text = std::mem::take(&mut piece.text);
                     // The end may come with the last text; it is told next.
                     writing.first = piece;
-                    Some((Ok(part(Part::Delta(text))), Some((writing, provenance))))
+                    written.push_str(&text);
+                    Some((Ok(part(Part::Delta(text))), Some((writing, provenance, written))))
                 }
                 Ok(last) => {
                     let usage = last.usage.into_option().unwrap_or_default();
                     count(&usage);
                     writing.used.end("ok", Some(usage.clone()));
+                    provenance.language = logic::written_language(&provenance.language, &written);
                     let outcome = Outcome {
-                        provenance: provenance.take().into(),
+                        provenance: provenance.into(),
                         usage: usage.into(),
                         finish_reason: finish(last.finish_reason.as_known()).to_owned(),
                         wait_ms: last.wait_ms,

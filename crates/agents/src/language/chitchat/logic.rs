@@ -38,6 +38,14 @@ pub(super) fn reply_language(wanted: &str, text: &str, history: &[Said]) -> Repl
     Reply::Known(std::iter::once(text).chain(before).find_map(detect).unwrap_or(Tongue::En))
 }
 
+/// The language of what was written, which need not be the one that was asked for. Another than the three cannot be told by
+/// its words, and neither can a text without any that give it away.
+pub(super) fn written_language(asked: &str, text: &str) -> String {
+    Tongue::of_tag(asked)
+        .and_then(|_| detect(text))
+        .map_or_else(|| asked.to_owned(), |tongue| tongue.as_str().to_owned())
+}
+
 fn prompt(language: &Reply) -> (String, &'static str) {
     let text = match language {
         Reply::Known(Tongue::En) => include_str!("prompt.en.md"),

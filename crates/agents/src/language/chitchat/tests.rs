@@ -15,7 +15,7 @@ use tandem_testkit::{Rig, Running};
 use tandem_types::{Code, Fault, State, reason};
 
 use super::DEF;
-use super::logic::{HISTORY, Prompt, Reply, reply_language, room};
+use super::logic::{HISTORY, Prompt, Reply, reply_language, room, written_language};
 use crate::language::tongue::Tongue;
 use crate::testing::{FakeEngine, Script};
 
@@ -64,6 +64,19 @@ fn the_answer_is_in_the_language_of_the_question() {
         ("es", "What is the time?", &[][..], "es"),
     ] {
         assert_eq!(reply_language(wanted, text, history).tag(), tag, "{wanted} {text}");
+    }
+}
+
+#[test]
+fn the_language_of_an_answer_is_the_one_it_is_in() {
+    for (asked, written, tag) in [
+        ("tl", "I can do that for you.", "en"),
+        ("en", "I can do that for you.", "en"),
+        ("en", "Kaya ko iyan para sa iyo.", "tl"),
+        ("tl", "42", "tl"),
+        ("es", "I can do that for you.", "es"),
+    ] {
+        assert_eq!(written_language(asked, written), tag, "{asked}: {written}");
     }
 }
 

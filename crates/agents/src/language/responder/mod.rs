@@ -139,9 +139,9 @@ impl Composing {
         }
         let known = ["en", "tl", "taglish"].into_iter().find(|tag| *tag == segment.language);
         counter!("tandem_segments_total", "language" => known.unwrap_or("other")).increment(1);
-        for helper in HELPERS {
-            counter!("tandem_compose_skipped_total", "helper" => helper).increment(1);
+        segment.skipped.extend(HELPERS.map(str::to_owned));
+        for helper in &segment.skipped {
+            counter!("tandem_compose_skipped_total", "helper" => helper.clone()).increment(1);
         }
-        segment.skipped = HELPERS.map(str::to_owned).into();
     }
 }

@@ -42,6 +42,26 @@ fn languages_follow_the_wish_or_the_text() {
 }
 
 #[test]
+fn an_answer_that_nobody_translates_is_shown_as_it_is_with_a_note() {
+    for (wanted, text, language, note) in [
+        ("tl", "I can do that for you.", "en", "wala pang nagsasalin"),
+        ("en", "Kaya ko iyan para sa iyo.", "tl", "nothing here translates"),
+    ] {
+        let segments = compose(wanted, &[text]);
+        let [said, under] = &segments[..] else { panic!("{segments:?}") };
+        assert_eq!((said.display.as_str(), said.language.as_str()), (text, language));
+        assert_eq!(said.skipped, ["FixedStreamingTranslation"]);
+        assert!(under.display.contains(note) && under.speech_text.is_empty() && under.language == wanted, "{under:?}");
+    }
+    for (wanted, text) in
+        [("tl", "42"), ("tl", "Okay naman, I think."), ("taglish", "I can do that."), ("es", "I can.")]
+    {
+        let segments = compose(wanted, &[text]);
+        assert!(segments.len() == 1 && segments[0].skipped.is_empty(), "{wanted}: {segments:?}");
+    }
+}
+
+#[test]
 fn pauses_fit_what_was_said() {
     let text = "First of all, let us look at this one here, then rest. And so\n\nwe end";
     let pauses: Vec<(String, u32)> =
