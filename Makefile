@@ -21,7 +21,8 @@ up: build ## Build, fetch models, start this machine, ask one question
 down: ## End this machine's groups
 	@$(TANDEM) down
 
-test: deps ## Everything that CI checks
+test: ## Everything that CI checks
+	@scripts/deps.sh tests
 	@scripts/test.sh
 
 lint: deps ## Formatting and lints

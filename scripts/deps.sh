@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# Installs the system packages that building and running Tandem needs, where they are missing.
-# Asks first, unless this runs as root without a person at the terminal (CI).
-# usage: scripts/deps.sh
+# Installs the system packages that building and running Tandem needs, where they are missing; with `tests`, also those that
+# only its tests need. Asks first, unless this runs as root without a person at the terminal (CI).
+# usage: scripts/deps.sh [tests]
 set -euo pipefail
 
 packages=(build-essential cmake libclang-dev pkg-config python3 python3-pip ca-certificates)
 commands=(cc c++ make cmake pkg-config python3)
+if [ "${1:-}" = tests ]; then
+  # The page is tried in a browser, and the API through a client that wants an environment of its own.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  browser=$(command -v "${CHROMIUM:-chromium}" chromium-browser google-chrome | head -n 1 || true)
+  if [ -z "$browser" ]; then
+    packages+=(chromium fonts-dejavu-core)
+    commands+=(chromium)
+  fi
+fi
 
 missing() {
   local found=()

@@ -11,7 +11,17 @@ if ! cargo nextest --version >/dev/null 2>&1; then
   cargo install --locked "cargo-nextest@$nextest" || echo "note: cargo-nextest cannot be installed; cargo test stands in for it" >&2
 fi
 
+path=$(scripts/clients.sh)
+export PATH=$path
+
 cargo fmt --all -- --check
+# The page: types, its pure parts, and that what is checked in is what the sources make.
+(
+  cd web
+  npm run --silent check
+  npm run --silent test
+  npm run --silent build:check
+)
 # End-to-end tests start these programs.
 cargo build --workspace --bins --locked
 target/debug/tandem models pull "$model"

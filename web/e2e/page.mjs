@@ -1,11 +1,12 @@
-// The page against a running fleet, in a real browser: a chat round trip, stop in mid-answer, a reload, the fleet, deleting.
+// The page against a running fleet, in a real browser: a chat round trip, stop in mid-answer, a reload, the fleet, deleting;
+// and on each view what an accessibility checker finds.
 //
 //   node e2e/page.mjs BASE_URL OUTPUT_FOLDER
 //
 // CHROMIUM names the browser (/usr/bin/chromium), TANDEM_TOKEN the owner's token where one is set. Screenshots land in
 // the output folder. Exit code 1 and one line about what is wrong on the first failure.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -36,6 +37,8 @@ const context = await chromium.launchPersistentContext(profile, {
   args: [
     "--no-sandbox",
     "--disable-gpu",
+    // A container's shared memory may be too small for a page.
+    "--disable-dev-shm-usage",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -59,6 +62,20 @@ const phase = (entry) => entry.getAttribute("data-phase");
 
 async function shot(name) {
   await page.screenshot({ path: join(folder, `${name}.png`) });
+}
+
+const checker = readFileSync(new URL("../node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+
+/** What keeps people from using what the page shows now, by the rules of WCAG that a program can check. */
+async function accessible(view) {
+  await page.evaluate(checker);
+  const found = await page.evaluate(async () => {
+    const { passes, violations } = await globalThis.axe.run();
+    const faults = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+    return { rules: passes.length, faults: faults.map(({ help, nodes }) => `${help}: ${nodes[0].html}`) };
+  });
+  assert.ok(found.rules > 0, `${view}: no rule could be checked`);
+  assert.deepEqual(found.faults, [], `${view} is not accessible`);
 }
 
 async function ask(text) {
@@ -95,6 +112,7 @@ const steps = {
       await page.keyboard.press("Enter");
       await by("message").waitFor();
     }
+    await accessible("the welcome");
     await shot("1-welcome");
   },
 
@@ -104,12 +122,18 @@ const steps = {
     assert.equal(ended, "done", `the turn ended “${ended}”: ${await problemOf(entry)}`);
     const answer = (await entry.getByTestId("answer").innerText()).trim();
     assert.notEqual(answer, "", "the answer is empty");
+    const lacks = entry.getByTestId("not-built");
+    assert.equal(await lacks.locator("dl").isVisible(), false, "what is not built is shown before anybody asked");
+    await shot("2-answer");
+    await lacks.locator("summary").click();
+    await lacks.locator("dl").waitFor();
     await entry.getByTestId("path").locator("summary").click();
     const stages = entry.getByTestId("path-stage");
     await stages.first().waitFor();
     assert.ok((await stages.count()) >= 2, `the path has ${await stages.count()} stages`);
     assert.match(await entry.getByTestId("meta").innerText(), /\S/, "nothing is said of where the answer comes from");
-    await shot("2-answer");
+    await accessible("an answer with all its details");
+    await shot("3-path");
   },
 
   async "a reload keeps the session"() {
@@ -122,7 +146,7 @@ const steps = {
     assert.equal((await by("question").first().innerText()).trim(), QUESTION);
     assert.equal((await by("answer").first().innerText()).trim(), answer, "the answer changed with the reload");
     await by("session").first().waitFor();
-    await shot("3-reloaded");
+    await shot("4-reloaded");
   },
 
   async "an answer is stopped in the middle"() {
@@ -138,7 +162,7 @@ const steps = {
       await entry.getByTestId("stopped").waitFor();
       assert.equal(await entry.getByTestId("problem").count(), 0, await problemOf(entry));
       const kept = await entry.getByTestId("answer").innerText();
-      await shot("4-stopped");
+      await shot("5-stopped");
       // Nothing more arrives: the next turn runs to its end, and the stopped text is as it was.
       const next = await ask("Say hello.");
       assert.equal(await until(next, ["done", "failed", "stopped"], "the turn after the stopped one"), "done", await problemOf(next));
@@ -167,17 +191,19 @@ const steps = {
     const way = await by("freshness").getAttribute("data-way");
     assert.notEqual(way, "stale", "the fleet's picture is stale");
     console.log(`    ${groups.map(([group, mark]) => `${group} ${mark}`).join(", ")}; ${way}`);
-    await shot("5-fleet");
+    await accessible("the fleet");
+    await shot("6-fleet");
   },
 
   async "it fits a phone, in the dark"() {
     await page.emulateMedia({ colorScheme: "dark" });
     await page.setViewportSize({ width: 390, height: 844 });
-    for (const [hash, name] of [["#/fleet", "6-phone-fleet"], ["#/", "7-phone-chat"]]) {
+    for (const [hash, name] of [["#/fleet", "7-phone-fleet"], ["#/", "8-phone-chat"]]) {
       await page.evaluate((to) => (location.hash = to), hash);
       await by(hash === "#/" ? "message" : "group").first().waitFor();
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(wide <= 0, `${hash} is ${wide} px wider than the screen`);
+      await accessible(`${hash} on a phone in the dark`);
       await shot(name);
     }
     await page.setViewportSize({ width: 1280, height: 820 });

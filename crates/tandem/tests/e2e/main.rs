@@ -5,6 +5,7 @@
 
 #![allow(missing_docs)]
 
+mod clients;
 mod commands;
 mod disturbed;
 mod harness;
