@@ -176,6 +176,7 @@ def too_long_a_prompt_is_refused_with_counts(client, model):
     for stream in (False, True):
         error = refused(openai.BadRequestError, lambda: ask(client, model, text, stream=stream))
         assert error.code == "context_length_exceeded", error.code
+        assert error.request_id, "the error does not say which turn it ended"
         assert sum(character.isdigit() for character in str(error.message)) >= 4, error.message
 
 

@@ -89,7 +89,7 @@ async fn try_complete(door: &Arc<Door>, headers: &HeaderMap, body: &Bytes) -> Re
     let trace = Call::from_headers(headers, None).trace;
     let turn = turn::begin(door, submission(asked, model), trace);
     let answer = Answer { turn, telling: Telling::new(streams), head, stage: String::new() };
-    if streams { stream(door, answer).await } else { whole(answer).await }
+    Ok(if streams { stream(door, answer).await } else { whole(answer).await })
 }
 
 fn head(door: &Door, asked: &ChatRequest) -> Head {
@@ -124,16 +124,15 @@ fn with_turn_id(mut response: Response, turn_id: &str) -> Response {
     response
 }
 
-async fn whole(mut answer: Answer) -> Result<Response, ApiError> {
-    loop {
+async fn whole(mut answer: Answer) -> Response {
+    let response = loop {
         match answer.next().await {
             Ok(Next::Text(_)) => {}
-            Ok(Next::End(_, end)) => {
-                return Ok(with_turn_id(axum::Json(answer.head.completion(&end)).into_response(), answer.turn_id()));
-            }
-            Err(fault) => return Err(ApiError::from(&fault)),
+            Ok(Next::End(_, end)) => break axum::Json(answer.head.completion(&end)).into_response(),
+            Err(fault) => break ApiError::from(&fault).into_response(),
         }
-    }
+    };
+    with_turn_id(response, answer.turn_id())
 }
 
 /// An answer as a stream of events.
@@ -183,14 +182,15 @@ impl Streaming {
 
 /// Streams the answer. The head of the response waits for the first piece, so that an early error has a status of its own,
 /// but no longer than until the line wants a sign of life.
-async fn stream(door: &Arc<Door>, mut answer: Answer) -> Result<Response, ApiError> {
+async fn stream(door: &Arc<Door>, mut answer: Answer) -> Response {
     let keep_alive = door.settings.keep_alive;
-    let pending = match timeout(keep_alive, answer.next()).await {
+    let first = timeout(keep_alive, answer.next()).await;
+    let turn_id = answer.turn_id().to_owned();
+    let pending = match first {
         Ok(Ok(next)) => Some(next),
-        Ok(Err(fault)) => return Err(ApiError::from(&fault)),
+        Ok(Err(fault)) => return with_turn_id(ApiError::from(&fault).into_response(), &turn_id),
         Err(_) => None,
     };
-    let turn_id = answer.turn_id().to_owned();
     let streaming = Streaming { answer, keep_alive, pending, opened: false, over: false };
     let frames = futures::stream::unfold(streaming, |mut streaming| async move {
         streaming.frame().await.map(|text| (Ok::<_, Infallible>(Bytes::from(text)), streaming))
@@ -200,7 +200,7 @@ async fn stream(door: &Arc<Door>, mut answer: Answer) -> Result<Response, ApiErr
         // Reverse proxies that buffer would turn a stream into a long wait.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    Ok(with_turn_id((headers, Body::from_stream(frames)).into_response(), &turn_id))
+    with_turn_id((headers, Body::from_stream(frames)).into_response(), &turn_id)
 }
 
 /// A body that is not said to be JSON. Pages of other sites can send such bodies without asking.

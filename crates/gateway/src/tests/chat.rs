@@ -112,11 +112,15 @@ async fn an_early_error_has_a_status_of_its_own() {
         (Fault::no_model("llm.fast"), 503, "no_model"),
     ] {
         let said = Step::Say(tandem_contract::error_info(&fault).into());
-        for steps in [vec![accepted(), said], vec![Step::Fail(fault.clone())]] {
+        for (steps, turn_id) in [(vec![accepted(), said], TURN), (vec![Step::Fail(fault.clone())], "")] {
             let house = House::with(&Coordinator::new(steps), json!({})).await;
             for body in [ASK, STREAM] {
                 let response = house.chat(body).await;
-                assert_eq!(response.status().as_u16(), status, "{code}");
+                assert_eq!(
+                    (response.status().as_u16(), header(&response, "x-request-id")),
+                    (status, turn_id),
+                    "{code}"
+                );
                 let error = &value(response).await["error"];
                 assert_eq!((&error["code"], &error["message"]), (&json!(code), &json!(fault.message)));
             }
