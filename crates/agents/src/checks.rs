@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use tandem_fleet::{Finding, Plan, Severity};
 use tandem_types::{GroupId, Timestamp};
 
+use crate::machine::disk;
+
 /// How a check came out; failed ones come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
@@ -129,11 +131,8 @@ fn others_may(path: &Path) -> std::io::Result<Option<u32>> {
 }
 
 fn free(folder: &Path, room: Room) -> Check {
-    match nix::sys::statvfs::statvfs(folder) {
-        Ok(disk) => {
-            let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-            disk_room(bytes(disk.blocks_available()), bytes(disk.blocks()), room)
-        }
+    match disk(folder) {
+        Ok(disk) => disk_room(disk.free, disk.total(), room),
         Err(e) => {
             let detail = format!("{} cannot be asked for its disk: {e}", folder.display());
             Check::fail("disk: room", detail, "see whether the folder is there, or use --data DIR")

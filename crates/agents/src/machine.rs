@@ -47,6 +47,30 @@ pub(crate) fn memory(proc: &Path, cgroup: &Path) -> Option<Memory> {
     Some(Memory { total: limit, available: machine.available.zip(left).map(|(machine, left)| machine.min(left)) })
 }
 
+/// The disk a folder is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// Bytes in use.
+    pub(crate) used: u64,
+    /// Bytes that this user may still take.
+    pub(crate) free: u64,
+}
+
+impl Disk {
+    /// Bytes in all, without those that only root may take, as `df` counts.
+    pub(crate) fn total(&self) -> u64 {
+        self.used + self.free
+    }
+}
+
+/// Asks the disk that `folder` is on; blocks for as long as it takes to say.
+pub(crate) fn disk(folder: &Path) -> std::io::Result<Disk> {
+    let stat = nix::sys::statvfs::statvfs(folder)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    let used = stat.blocks().saturating_sub(stat.blocks_free());
+    Ok(Disk { used: bytes(used), free: bytes(stat.blocks_available()) })
+}
+
 fn kib(meminfo: &str, name: &str) -> Option<u64> {
     let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

@@ -3,10 +3,9 @@
 //! The files are those of proc(5) and the kernel's page on pressure stall information.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::machine::{CGROUP, PROC, memory};
+use crate::machine::{CGROUP, PROC, disk, memory};
 
 /// Figures of one moment; one the kernel does not give is absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -61,8 +60,8 @@ impl Machine {
             ram_total: memory.map(|memory| memory.total),
             ram_used: memory.and_then(|memory| Some(memory.total.saturating_sub(memory.available?))),
             memory_pressure: pressure,
-            disk_total: disk.map(|(total, _)| total),
-            disk_used: disk.map(|(_, used)| used),
+            disk_total: disk.map(|disk| disk.total()),
+            disk_used: disk.map(|disk| disk.used),
         }
     }
 }
@@ -88,13 +87,6 @@ fn pressure(text: &str) -> Option<f64> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
     let percent: f64 = some.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
     Some(percent / 100.0)
-}
-
-/// Total and used bytes of the disk a folder is on. Blocks that only root may take count as none, as `df` does.
-fn disk(folder: &Path) -> io::Result<(u64, u64)> {
-    let stat = nix::sys::statvfs::statvfs(folder)?;
-    let used = stat.blocks().saturating_sub(stat.blocks_free());
-    Ok(((used + stat.blocks_available()) * stat.fragment_size(), used * stat.fragment_size()))
 }
 
 #[cfg(test)]
