@@ -117,13 +117,14 @@ impl SystemHand {
         logic::sizes(node, &tried)
     }
 
-    /// Whether the roles have models.
+    /// Whether the roles that the fleet file binds have models; one that it leaves out is missed by nobody.
     async fn check_roles(&self) -> Vec<Check> {
         let call = self.ctx.call().within(ASKING, Instant::now());
         match self.ctx.peers().unary(models::LIST_ROLES, Default::default(), &call).await {
             Ok(listed) => listed
                 .roles
                 .iter()
+                .filter(|role| self.ctx.fleet().roles.contains_key(&role.role))
                 .filter_map(|role| Some(logic::role(&role.role, &role.model, &Health::from(role.health.as_option()?))))
                 .collect(),
             Err(fault) => {

@@ -200,7 +200,8 @@ pub(super) fn role(role: &str, model: &str, health: &Health) -> Check {
         State::Starting => Check::warn(name, format!("{model} is on its way in"), "wait for it"),
         state if model.is_empty() => {
             let remedy = format!("see `tandem models list`, and pull one that suits {role}");
-            Check::fail(name, format!("no model for {role} ({state}: {})", health.cause), remedy)
+            let cause = if health.cause.is_empty() { format!("it is {state}") } else { health.cause.clone() };
+            Check::fail(name, cause, remedy)
         }
         state => {
             let remedy = format!("pull it again with `tandem models pull {model}`, or bind another model to {role}");

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tandem_agent::{FleetAgent, FleetGroup, FleetNode, FleetView};
-use tandem_contract::Call;
+use tandem_contract::pb::tandem::common::v1 as common;
+use tandem_contract::pb::tandem::model::v1::{ListRolesRequest, ListRolesResponse, RoleInfo};
 use tandem_contract::pb::tandem::system::v1 as pb;
-use tandem_contract::rpc::{Unary, Wire, system};
+use tandem_contract::rpc::{Unary, Wire, models, system};
+use tandem_contract::{Call, Service};
 use tandem_testkit::{Rig, Running};
 use tandem_types::{Code, Fault, Health, State, Timestamp, reason};
 use tokio::sync::Notify;
@@ -412,6 +414,38 @@ async fn the_doctor_looks_at_groups_disk_clock_and_paths() {
     }
     assert_eq!(checks[0].outcome, "fail", "failed ones come first");
     assert!(checks.iter().all(|check| check.outcome == "pass" || !check.remedy.is_empty()), "{checks:#?}");
+}
+
+#[tokio::test]
+async fn the_doctor_asks_for_models_of_the_roles_that_the_fleet_file_binds() {
+    let manager = Service::new().unary(models::LIST_ROLES, |_, _: ListRolesRequest| async {
+        let role = |role: &str, model: &str, state| RoleInfo {
+            role: role.into(),
+            model: model.into(),
+            health: common::Health::from(&Health::new(state, "no model for this", at(0))).into(),
+            ..Default::default()
+        };
+        let roles = vec![
+            role("llm.tiny", "smol", State::Ready),
+            role("llm.fast", "", State::Unavailable),
+            role("llm.judge", "", State::Unavailable),
+        ];
+        Ok(ListRolesResponse { roles, ..Default::default() })
+    });
+    let rig = Rig::new(&DEF)
+        .peer("ModelManagerSuite", manager)
+        .role("llm.tiny", "smol")
+        .role("llm.fast", "auto")
+        .start()
+        .await;
+    let checks = ask(&rig, system::DOCTOR, Default::default()).await.unwrap().checks;
+    let mut models: Vec<(&str, &str)> = checks
+        .iter()
+        .filter(|check| check.name.starts_with("model: "))
+        .map(|check| (check.name.as_str(), check.outcome.as_str()))
+        .collect();
+    models.sort_unstable();
+    assert_eq!(models, [("model: llm.fast", "fail"), ("model: llm.tiny", "pass")]);
 }
 
 #[tokio::test]
