@@ -5,7 +5,12 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::wrap::{sentence, window};
+
+/// Least columns in which a line of the file is shown.
+const LEAST_SOURCE: usize = 20;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -156,13 +161,14 @@ impl Report {
     }
 }
 
-/// The findings as text: each with its place, the line it is about, a caret under it and what to do.
+/// The findings as text for a terminal of `width` columns: each with its place, the line it is about, a caret under it
+/// and what to do.
 ///
 /// `text` is the file they were found in; a finding without a place is shown with its key instead.
-pub fn render_findings(findings: &[Finding], text: &str) -> String {
+pub fn render_findings(findings: &[Finding], text: &str, width: usize) -> String {
     let mut out = String::new();
     for finding in findings {
-        out += &render(finding, text);
+        out += &render(finding, text, width);
         out.push('\n');
     }
     out += &summary(findings);
@@ -181,29 +187,29 @@ pub fn summary(findings: &[Finding]) -> String {
     if counts.is_empty() { "no findings".into() } else { counts.join(", ") }
 }
 
-fn render(finding: &Finding, text: &str) -> String {
+fn render(finding: &Finding, text: &str, width: usize) -> String {
     let Finding { severity, code, message, fix, file, key, span } = finding;
-    let mut out = format!("{severity}[{code}]: {message}\n");
+    let mut out = sentence(&format!("{severity}[{code}]: "), message, width, 2);
     let mut gutter = String::new();
     match span.and_then(|span| Some((span, text.split('\n').nth(span.line - 1)?))) {
         None if key.is_empty() => out += &format!(" --> {file}\n"),
         None => out += &format!(" --> {file}: {key}\n"),
         Some((Span { start, end, line, column }, source)) => {
-            let source = source.trim_end_matches('\r');
+            // A tab is one character and an unknown number of columns: show it as a space.
+            let source = source.trim_end_matches('\r').replace('\t', " ");
             let before: String = source.chars().take(column - 1).collect();
             let marked: String = source.chars().skip(column - 1).collect();
             let marked = &marked[..marked.floor_char_boundary(end - start)];
-            // A tab is one character and an unknown number of columns: show it as a space.
-            let plain = |s: &str| s.replace('\t', " ");
             gutter = " ".repeat(line.to_string().len());
-            let pad = " ".repeat(plain(&before).width());
-            let carets = "^".repeat(plain(marked).width().max(1));
+            let mark = before.width()..before.width() + marked.width().max(1);
+            let (source, mark) = window(&source, mark, width.saturating_sub(gutter.len() + 3).max(LEAST_SOURCE));
+            let (pad, carets) = (" ".repeat(mark.start), "^".repeat(mark.len()));
             out += &format!("{gutter}--> {file}:{line}:{column}\n{gutter} |\n");
-            out += &format!("{line} | {}\n{gutter} | {pad}{carets}\n", plain(source));
+            out += &format!("{line} | {source}\n{gutter} | {pad}{carets}\n");
         }
     }
     if !fix.is_empty() {
-        out += &format!("{gutter} = fix: {fix}\n");
+        out += &sentence(&format!("{gutter} = fix: "), fix, width, gutter.len() + 8);
     }
     out
 }

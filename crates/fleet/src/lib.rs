@@ -16,6 +16,7 @@ mod plan;
 mod read;
 pub mod render;
 mod schema;
+mod wrap;
 
 pub use check::{Refused, check, plan};
 pub use facts::{AgentFacts, AgentRef, Facts, Known, Machine};

@@ -126,6 +126,9 @@ pub(crate) struct PlanArgs {
     /// As a Mermaid diagram
     #[arg(long)]
     pub(crate) mermaid: bool,
+    /// Every agent with what it needs and uses
+    #[arg(long, conflicts_with_all = ["json", "mermaid"])]
+    pub(crate) agents: bool,
 }
 
 #[derive(Debug, Args)]

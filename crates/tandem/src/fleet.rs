@@ -4,9 +4,11 @@ use std::path::Path;
 
 use tandem_contract::{Channel, Client};
 use tandem_fleet::{Document, Finding, Plan, SOLO, Severity, render_findings};
+use tandem_node::NodeStatus;
 use tandem_types::{Code, Fault, NodeName, reason};
 
 use crate::cli::FleetArgs;
+use crate::place::Place;
 use crate::{facts, style};
 
 /// The text of a fleet file.
@@ -103,6 +105,13 @@ pub(crate) fn client(plan: &Plan, node: &NodeName, path: &str) -> Result<Client,
     Ok(Client::new(Channel::network(), uri))
 }
 
+/// The plan that a running node follows.
+pub(crate) fn running(place: &Place, status: &NodeStatus) -> Result<Planned, Fault> {
+    let source = Source::running(&place.layout.fleet(), &status.fleet)?;
+    let plan = source.plan(Some(&status.node))?;
+    Ok(Planned { source, plan, node: status.node.clone() })
+}
+
 /// The agent that serves the page.
 const WEB_AGENT: &str = "UnifiedWebAgent";
 
@@ -121,15 +130,37 @@ fn read(path: &Path) -> Result<String, Fault> {
 
 /// Findings as text, with the severity of each in its colour.
 pub(crate) fn coloured(findings: &[Finding], text: &str) -> String {
-    let paint = |line: &str| {
-        let severities = [Severity::Error, Severity::Warning, Severity::Note];
-        let severity = severities.into_iter().find(|s| line.starts_with(&format!("{s}[")));
-        match (severity, line.split_once(": ")) {
-            (Some(Severity::Error), Some((head, rest))) => format!("{}: {}", style::bad(head), style::bold(rest)),
-            (Some(Severity::Warning), Some((head, rest))) => format!("{}: {}", style::warn(head), style::bold(rest)),
-            (Some(Severity::Note), Some((head, rest))) => format!("{}: {rest}", style::dim(head)),
+    let severities = [Severity::Error, Severity::Warning, Severity::Note];
+    let mut current = Severity::Note;
+    let mut in_message = false;
+    let mut paint = |line: &str| {
+        let begun = severities.into_iter().find(|s| line.starts_with(&format!("{s}[")));
+        if let (Some(severity), Some((head, rest))) = (begun, line.split_once(": ")) {
+            (current, in_message) = (severity, true);
+            return format!("{}: {}", of(current, head), strong(current, rest));
+        }
+        let bare = line.trim_start();
+        in_message &= !bare.starts_with("--> ");
+        let carets = bare.strip_prefix("| ").filter(|rest| rest.trim_start().starts_with('^'));
+        match (carets, bare.strip_prefix("= fix: ")) {
+            _ if in_message => strong(current, line),
+            (Some(carets), _) => format!("{}{}", &line[..line.len() - carets.len()], of(current, carets)),
+            (_, Some(fix)) => format!("{}= {} {fix}", &line[..line.len() - bare.len()], style::bold("fix:")),
             _ => line.to_owned(),
         }
     };
-    render_findings(findings, text).lines().map(|line| paint(line) + "\n").collect()
+    let width = style::columns().unwrap_or(usize::MAX);
+    render_findings(findings, text, width).lines().map(|line| paint(line) + "\n").collect()
+}
+
+fn of(severity: Severity, text: &str) -> String {
+    match severity {
+        Severity::Error => style::bad(text),
+        Severity::Warning => style::warn(text),
+        Severity::Note => style::dim(text),
+    }
+}
+
+fn strong(severity: Severity, text: &str) -> String {
+    if severity == Severity::Note { text.to_owned() } else { style::bold(text) }
 }

@@ -66,7 +66,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Restart(args) => wait(down::restart(args, place()?)),
         Command::Doctor(args) => wait(doctor::run(args, place()?)),
         Command::Logs(args) => logs::run(&args, &place()?),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => wait(plan::run(args, place().ok())),
         Command::Models(command) => models::run(command),
     }
 }

@@ -3,6 +3,23 @@
 use anstyle::{AnsiColor, Color, Style};
 use tandem_node::GroupState;
 
+/// Prints a line for a person, as long as there is one: a node goes on when its terminal has gone.
+macro_rules! tell {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let (Ok(()) | Err(_)) = writeln!(anstream::stdout(), $($arg)*);
+    }};
+}
+pub(crate) use tell;
+
+/// For what draws to the terminal by itself: without colours where none are wanted.
+pub(crate) fn drawn(text: String) -> String {
+    match anstream::AutoStream::choice(&std::io::stdout()) {
+        anstream::ColorChoice::Never => anstream::adapter::strip_str(&text).to_string(),
+        _ => text,
+    }
+}
+
 fn painted(text: &str, style: Style) -> String {
     format!("{style}{text}{style:#}")
 }
@@ -41,6 +58,38 @@ pub(crate) fn state(state: GroupState, text: &str) -> String {
     }
 }
 
+/// Columns of the terminal, or those of `COLUMNS` where that is set; 120 where neither says.
+pub(crate) fn width() -> usize {
+    columns().unwrap_or(WIDTH)
+}
+
+/// The same where somebody says it: what is written for a program or a file need not keep to any.
+pub(crate) fn columns() -> Option<usize> {
+    let asked = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let seen = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    asked.or_else(seen).filter(|columns| *columns >= LEAST_WIDTH)
+}
+
+/// Columns where nobody says how many there are.
+const WIDTH: usize = 120;
+/// A terminal that says it is narrower is not believed.
+const LEAST_WIDTH: usize = 40;
+
+/// A sentence in lines of at most `width` characters; a longer word has one to itself.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A time span in the largest unit that says enough: `1.2 s`, `5 min`, `3 h`, `12 d`.
 pub(crate) fn span(ms: u64) -> String {
     match ms {
@@ -61,6 +110,13 @@ pub(crate) fn mib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sentences_are_cut_between_words() {
+        assert_eq!(wrapped("one two  three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("incomprehensible", 7), ["incomprehensible"]);
+        assert!(wrapped(" ", 7).is_empty());
+    }
 
     #[test]
     fn amounts_are_readable() {

@@ -115,15 +115,20 @@ impl Pass<'_> {
             };
             let Some(plan) = self.plan.nodes.get_mut(node) else { continue };
             plan.cpus = cpus;
-            let unknown: Vec<&str> = [("RAM", plan.ram_mib.is_none()), ("CPUs", cpus.is_none())]
-                .iter()
-                .filter(|u| u.1)
-                .map(|u| u.0)
-                .collect();
+            let sum = (plan.groups.iter().filter_map(|g| g.cpu).sum::<f64>() * 100.0).round() / 100.0;
+            let ram: u64 = plan.groups.iter().filter_map(|g| g.ram_mib).sum();
+            let unknown: Vec<String> = [
+                (plan.ram_mib.is_none() && ram > 0).then(|| format!("{} MiB of RAM", thousands(ram))),
+                (cpus.is_none() && sum > 0.0).then(|| format!("CPU ceilings of {sum} vCPU")),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
             if !unknown.is_empty() {
-                let what = unknown.join(" and ");
-                let message =
-                    format!("how many {what} `{node}` has is detected there; sums over them were not checked here");
+                let message = format!(
+                    "the groups of `{node}` have {} together: what it has is detected there, and was not compared here",
+                    unknown.join(" and ")
+                );
                 self.report.note("not-detected", &at, message, "");
             }
             let Some(cpus) = cpus else { continue };
@@ -132,7 +137,6 @@ impl Pass<'_> {
                     format!("`{}` may use {} vCPU, and `{node}` has {cpus}", group.id, group.cpu.unwrap_or_default());
                 self.report.note("cpu-ceiling-idle", &group_path(&group.id).key("cpu"), message, "");
             }
-            let sum = (plan.groups.iter().filter_map(|g| g.cpu).sum::<f64>() * 100.0).round() / 100.0;
             if sum > f64::from(cpus) {
                 let message = format!(
                     "CPU ceilings of `{node}` add up to {sum} vCPU of {cpus}: weights decide when all are busy"

@@ -101,6 +101,7 @@ fn resolve(document: &Document, facts: &Facts) -> Plan {
     pass.group_needs();
     pass.agent_needs();
     pass.uses();
+    pass.uses_across_nodes();
     pass.critical_paths();
     pass.ports();
     pass.ram();

@@ -143,11 +143,16 @@ impl Pass<'_> {
         if let Some(code) = code {
             let node = format!("{}/", group.node);
             let needs = (stated_needs.as_deref().map(names), names(&code.needs), node.as_str());
-            let uses = (stated_uses.as_deref().map(bare_names), bare_names(&code.uses), "");
+            // A need that lives on another node can only be a use.
+            let used =
+                |file: &AgentRef| code.uses.iter().any(|u| u.agent == file.agent) || !code.needs.contains(&file.agent);
+            let stated: Option<Vec<AgentRef>> =
+                stated_uses.as_ref().map(|uses| uses.iter().filter(|u| used(u)).cloned().collect());
+            let uses = (stated.as_deref().map(bare_names), bare_names(&code.uses), "");
             for (what, (file, code, scope)) in [("needs", needs), ("uses", uses)] {
-                let Some(difference) = file.and_then(|file| difference(&file, &code, &self.placed(scope))) else {
-                    continue;
-                };
+                let mut known = self.placed(scope);
+                known.retain(|name| name.parse().is_ok_and(|name: AgentName| self.facts.agents.contains_key(&name)));
+                let Some(difference) = file.and_then(|file| difference(&file, &code, &known)) else { continue };
                 let message = format!("file and code do not agree what `{name}` {what}: {difference}");
                 let fix = format!("take `{what}` out of the file, or make them agree");
                 self.report.warn("facts-differ", &at.key(what), message, fix);
@@ -171,7 +176,7 @@ impl Pass<'_> {
     }
 
     /// The names of all agents whose group's identity starts with `prefix`.
-    fn placed(&self, prefix: &str) -> BTreeSet<String> {
+    pub(super) fn placed(&self, prefix: &str) -> BTreeSet<String> {
         let groups = self.fleet.group.iter().filter(|(name, _)| name.starts_with(prefix));
         groups.flat_map(|(_, group)| group.agents.iter().map(|a| a.name().to_owned())).collect()
     }
@@ -204,10 +209,11 @@ fn bare_names(list: &[AgentRef]) -> BTreeSet<&str> {
     list.iter().map(|u| u.agent.as_str()).collect()
 }
 
-/// Where file and code disagree. That the file leaves out what the fleet does not have is no disagreement.
-fn difference(file: &BTreeSet<&str>, code: &BTreeSet<&str>, placed: &BTreeSet<String>) -> Option<String> {
-    let only_file = listed(file.difference(code));
-    let only_code = listed(code.difference(file).filter(|name| placed.contains(**name)));
+/// Where file and code disagree about agents that the fleet has and this program has code for: of others the file says
+/// what will be, and the code what is.
+fn difference(file: &BTreeSet<&str>, code: &BTreeSet<&str>, known: &BTreeSet<String>) -> Option<String> {
+    let only = |a: &BTreeSet<&str>, b: &BTreeSet<&str>| listed(a.difference(b).filter(|name| known.contains(**name)));
+    let (only_file, only_code) = (only(file, code), only(code, file));
     match (only_file.as_str(), only_code.as_str()) {
         ("", "") => None,
         (more, "") => Some(format!("only the file says {more}")),

@@ -1,6 +1,6 @@
 //! Who comes after whom: needs of groups and agents, stages, circles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_types::{AgentId, AgentName, GroupId, GroupName, NodeName};
 
@@ -9,6 +9,7 @@ use super::{Pass, circle, group_path, listed};
 use crate::finding::{Path, suggest};
 use crate::graph;
 use crate::plan::GroupPlan;
+use crate::render::count;
 
 impl Pass<'_> {
     /// Groups: needs exist on the same node, form no circle and lie in earlier stages.
@@ -184,7 +185,7 @@ impl Pass<'_> {
             return;
         };
         let built = |id: &AgentId| self.plan.agent(id).is_some_and(|a| a.built);
-        let (waits_in_vain, foreign) = (built(id) && !built(target), own.id != other.id);
+        let (starts_without, foreign) = (built(id) && !built(target), own.id != other.id);
         if foreign && other.stage >= own.stage {
             let message = format!(
                 "`{}` in `{}` (stage {}) needs `{}` in `{}` (stage {}), which does not start earlier",
@@ -194,10 +195,9 @@ impl Pass<'_> {
             self.report.error("need-later-stage", at, message, fix);
             return;
         }
-        if waits_in_vain {
-            let message =
-                format!("`{}` needs `{}`, which is not built: it would wait for ever", id.agent, target.agent);
-            self.report.warn("need-not-built", at, message, "state `needs` without it");
+        if starts_without {
+            let message = format!("`{}` needs `{}`, which is not built: it starts without it", id.agent, target.agent);
+            self.report.note("need-not-built", at, message, "");
         }
         if foreign && !self.starts_after(own, &target.group) {
             let name = target.group.clone();
@@ -223,8 +223,9 @@ impl Pass<'_> {
     /// Uses that name an agent nobody has heard of.
     pub(super) fn uses(&mut self) {
         let agents: Vec<(AgentId, Vec<_>)> = self.plan.agents().map(|(id, a)| (id, a.uses.clone())).collect();
-        let names: Vec<String> =
-            agents.iter().flat_map(|(id, _)| [id.agent.to_string(), format!("{}/{}", id.node, id.agent)]).collect();
+        // An agent in a group that is refused was reported there, and is somewhere.
+        let placed = agents.iter().map(|(id, _)| format!("{}/{}", id.node, id.agent));
+        let names: Vec<String> = self.placed("").into_iter().chain(placed).collect();
         for (id, uses) in &agents {
             for used in uses {
                 let code = used.node.is_none() && self.facts.agents.contains_key(&used.agent);
@@ -236,6 +237,27 @@ impl Pass<'_> {
                 let at = self.agent_list_path(id, "uses", &used.to_string());
                 self.report.warn("unknown-agent", &at, format!("`{}` uses `{used}`, which is nowhere", id.agent), fix);
             }
+        }
+    }
+
+    /// What each node goes without while another one is away.
+    pub(super) fn uses_across_nodes(&mut self) {
+        let mut across: BTreeMap<(NodeName, NodeName), [BTreeSet<AgentName>; 2]> = BTreeMap::new();
+        for (id, agent) in self.plan.agents() {
+            for used in &agent.uses {
+                let holders = self.plan.find(used, &id.node);
+                // The nearest one is asked, and only when none is here does it matter who is away.
+                let Some(peer) = holders.first().filter(|holder| holder.node != id.node) else { continue };
+                let [users, used] = across.entry((id.node.clone(), peer.node.clone())).or_default();
+                users.insert(id.agent.clone());
+                used.insert(peer.agent.clone());
+            }
+        }
+        for ((node, peer), [users, used]) in across {
+            let (users, used) = (count(users.len(), "agent"), used.len());
+            let message =
+                format!("while `{peer}` is away, {users} of `{node}` go without {used} of its agents; no start waits");
+            self.report.note("uses-across-nodes", &Path::of(&["node", node.as_str()]), message, "");
         }
     }
 

@@ -7,7 +7,7 @@ use tandem_types::{AgentName, GroupId, Role};
 
 use super::names::parsed;
 use super::{Pass, circle, listed, thousands};
-use crate::finding::{Path, suggest};
+use crate::finding::{Path, meant, suggest};
 use crate::graph;
 use crate::model::{BindingSpec, Device};
 use crate::plan::{Caller, RolePlan, WebPlan};
@@ -171,7 +171,7 @@ impl Pass<'_> {
     }
 
     pub(super) fn callers(&mut self) {
-        let agents: BTreeSet<String> = self.plan.agents().map(|(id, _)| id.agent.to_string()).collect();
+        let agents = self.placed("");
         let groups: Vec<&str> = self.fleet.group.keys().map(String::as_str).collect();
         let words = ["any", "cli", "host"];
         for (contract, names) in &self.fleet.callers {
@@ -201,6 +201,7 @@ impl Pass<'_> {
             }
             self.plan.callers.insert(contract.clone(), callers);
         }
+        self.contracts_not_built();
     }
 
     fn contract(&mut self, contract: &str, at: &Path) {
@@ -219,15 +220,37 @@ impl Pass<'_> {
             );
             return;
         }
-        // A list for a contract that does not exist would leave the one that was meant open to all.
-        if let Some(known) = self.facts.contracts.as_ref().filter(|known| !known.contains(contract)) {
-            let fix = suggest(
-                contract,
-                known.iter().map(String::as_str),
-                "check its name, unless it belongs to an agent that is not built",
-            );
-            self.report.warn("unknown-contract", at, format!("this program speaks no contract `{contract}`"), fix);
+        let Some(known) = self.facts.contracts.as_ref().filter(|known| !known.contains(contract)) else { return };
+        let names = known.iter().map(String::as_str);
+        let missing = self.plan.agents().any(|(_, agent)| !agent.built);
+        if missing && meant(contract, names.clone()).is_none() {
+            return;
         }
+        // A list for a contract that does not exist would leave the one that was meant open to all.
+        let fix = suggest(contract, names, "check its name, or take it out");
+        self.report.warn("unknown-contract", at, format!("this program speaks no contract `{contract}`"), fix);
+    }
+
+    /// Lists of contracts that will be those of agents that are not built.
+    fn contracts_not_built(&mut self) {
+        let Some(known) = &self.facts.contracts else { return };
+        let warned: BTreeSet<&str> = self
+            .report
+            .findings
+            .iter()
+            .filter(|f| ["unknown-contract", "bad-name"].contains(&f.code))
+            .map(|f| f.key.as_str())
+            .collect();
+        let said = |contract: &str| warned.contains(Path::of(&["callers", contract]).to_string().as_str());
+        let lists = self.plan.callers.keys().filter(|contract| !known.contains(*contract));
+        let quiet: Vec<&String> = lists.filter(|contract| !said(contract)).collect();
+        if quiet.is_empty() {
+            return;
+        }
+        let (count, all) = (quiet.len(), self.plan.callers.len());
+        let message =
+            format!("{count} of {all} lists of callers are for contracts that are not built: {}", listed(quiet));
+        self.report.note("contracts-not-built", &Path::of(&["callers"]), message, "");
     }
 
     pub(super) fn web(&mut self) {
@@ -243,6 +266,13 @@ impl Pass<'_> {
         if !listen.ip().is_loopback() && web.token_file.is_none() {
             let message = format!("the page would be open to everyone who reaches {listen}");
             self.report.error("web-open", &at, message, "set `token_file`, or listen on 127.0.0.1");
+        }
+        let nodes = self.plan.nodes.len();
+        if listen.ip().is_loopback() && nodes > 1 {
+            let message =
+                format!("the page at {listen} opens on the machine that serves it, and on no other of {nodes}");
+            let fix = "to open it elsewhere, set `token_file` and listen on that machine's overlay address";
+            self.report.note("web-local", &at, message, fix);
         }
         self.plan.web = Some(WebPlan { listen, token_file: web.token_file.clone() });
     }

@@ -11,12 +11,13 @@ use crate::finding::{Finding, summary};
 use crate::gpu::{CardPlan, SharePlan};
 use crate::model::{Device, Sharing};
 use crate::plan::{GroupPlan, NodePlan, Plan, RolePlan};
+use crate::wrap::{sentence, wrapped};
 
 /// How long groups take from their start to being ready, in milliseconds; one that is missing counts as 0.
 pub type ReadyMs = BTreeMap<GroupId, u64>;
 
 /// The plan for a terminal of `width` columns: per node its groups in start order with budgets, ports and agents, then
-/// cards, roles and findings. With `ready` the longest chain is of milliseconds, otherwise of groups.
+/// cards, roles and findings. With `ready` the critical path is of milliseconds, otherwise of groups.
 pub fn text(plan: &Plan, width: usize, ready: Option<&ReadyMs>) -> String {
     let (agents, built) = (plan.agents().count(), plan.agents().filter(|(_, a)| a.built).count());
     let mut out = format!(
@@ -30,7 +31,7 @@ pub fn text(plan: &Plan, width: usize, ready: Option<&ReadyMs>) -> String {
     for (name, node) in &plan.nodes {
         out += &node_text(name, node, width, ready);
     }
-    out += &roles_text(plan);
+    out += &roles_text(plan, width);
     if let Some(web) = &plan.web {
         let token = web.token_file.as_ref().map_or(String::new(), |file| format!(", token in {file}"));
         let _ = writeln!(out, "\npage at http://{}{token}", web.listen);
@@ -47,13 +48,15 @@ fn node_text(name: &NodeName, node: &NodePlan, width: usize, ready: Option<&Read
     let ram = node.ram_mib.map_or("detected".into(), |mib| format!("{} MiB", thousands(mib)));
     let cpus = node.cpus.map_or("CPUs detected".into(), |cpus| count(cpus as usize, "CPU"));
     let mut out = format!("\nnode {name} at {}: RAM {} of {ram}, {cpus}\n", node.address, thousands(fixed));
+    // Times are of the node that measured them; the others count groups.
+    let ready = ready.filter(|ms| node.groups.iter().any(|g| ms.contains_key(&g.id)));
     let chain = match ready {
         Some(ms) => node.longest_chain(|id| ms.get(id).copied().unwrap_or(0)),
         None => node.critical_path.clone(),
     };
     let names: Vec<&str> = chain.groups.iter().map(|g| g.as_str()).collect();
     let total = if ready.is_some() { format!("{} ms", thousands(chain.total)) } else { count(names.len(), "group") };
-    out += &wrapped(&format!("  longest chain ({total}): "), &names, " -> ", width);
+    out += &wrapped(&format!("  critical path ({total}): "), &names, " -> ", width, 4);
     let gpu = node.groups.iter().any(|g| g.gpu.is_some());
     let head = ["stage", "group", "RAM MiB", "CPU (weight)", "GPU share", "port", "scrape"].map(String::from);
     let rows: Vec<[String; 7]> = node.groups.iter().map(row).collect();
@@ -74,29 +77,29 @@ fn node_text(name: &NodeName, node: &NodePlan, width: usize, ready: Option<&Read
         out += &group_text(group, width);
     }
     for (i, card) in node.cards.iter().enumerate() {
-        out += &card_text(i, card);
+        out += &card_text(i, card, width);
     }
     out
 }
 
-fn card_text(place: usize, card: &CardPlan) -> String {
+fn card_text(place: usize, card: &CardPlan, width: usize) -> String {
     let ways = card.sharing.iter().map(|way| match way {
         Sharing::Mps => "MPS",
         Sharing::Mig => "MIG",
         Sharing::TimeSlice => "time slices",
     });
-    let mut out = format!(
-        "\n  card {place} {}: {} MiB, {} SM, reserve {} MiB, shared by {}{}\n",
-        card.name,
-        thousands(card.vram_mib),
-        card.sm,
-        thousands(card.reserve_mib),
-        ways.collect::<Vec<_>>().join(" or "),
-        if card.present == Some(false) { ", not there" } else { "" },
-    );
+    let facts = [
+        format!("{} MiB", thousands(card.vram_mib)),
+        format!("{} SM", card.sm),
+        format!("reserve {} MiB", thousands(card.reserve_mib)),
+        format!("shared by {}", ways.collect::<Vec<_>>().join(" or ")),
+    ];
+    let absent = (card.present == Some(false)).then(|| "not there".to_owned());
+    let facts: Vec<String> = facts.into_iter().chain(absent).collect();
+    let mut out = format!("\n{}", wrapped(&format!("  card {place} {}: ", card.name), &facts, ", ", width, 4));
     let owners = card.shares.iter().map(|s| s.owner.to_string().len()).max().unwrap_or(0);
     for SharePlan { owner, run_by, percent, vram_mib, sm, .. } in &card.shares {
-        let by = if owner == run_by { String::new() } else { format!("  overflow, run by {run_by}") };
+        let by = if owner == run_by { String::new() } else { format!("  run by {}", run_by.group) };
         let (owner, vram) = (owner.to_string(), thousands(*vram_mib));
         let _ = writeln!(out, "    {owner:<owners$}  {percent:>3} %  {vram:>7} MiB  {sm:>3} SM{by}");
     }
@@ -118,13 +121,16 @@ fn row(group: &GroupPlan) -> [String; 7] {
     ]
 }
 
+/// Columns before the names in a group's lines.
+const NAMES: usize = 11;
+
 /// What a group starts after and which agents it holds; `*` marks the required ones.
 fn group_text(group: &GroupPlan, width: usize) -> String {
     let mut out = String::new();
     let siblings = group.needs.iter().chain(&group.waits_for).map(ToString::to_string);
     let before: Vec<String> = siblings.chain(group.after.iter().map(ToString::to_string)).collect();
     if !before.is_empty() {
-        out += &wrapped("         after ", &before, ", ", width);
+        out += &wrapped("         after ", &before, ", ", width, NAMES);
     }
     for (label, built) in [("         ", true), ("         not built: ", false)] {
         let names: Vec<String> = group
@@ -134,64 +140,42 @@ fn group_text(group: &GroupPlan, width: usize) -> String {
             .map(|a| format!("{}{}", a.name, if a.required { "*" } else { "" }))
             .collect();
         if !names.is_empty() {
-            out += &wrapped(label, &names, ", ", width);
+            out += &wrapped(label, &names, ", ", width, NAMES);
         }
     }
     out
 }
 
-fn roles_text(plan: &Plan) -> String {
+fn roles_text(plan: &Plan, width: usize) -> String {
     if plan.roles.is_empty() {
         return String::new();
     }
     let names = plan.roles.keys().map(|r| r.as_str().len()).max().unwrap_or(0);
     let mut out = String::from("\nmodel roles\n");
     for (role, bound) in &plan.roles {
-        let _ = writeln!(out, "  {:<names$}  {}", role.as_str(), role_text(bound));
+        out += &wrapped(&format!("  {:<names$}  ", role.as_str()), &role_text(bound), ", ", width, names + 4);
     }
     out
 }
 
-fn role_text(bound: &RolePlan) -> String {
+/// What a role is bound to, part by part.
+fn role_text(bound: &RolePlan) -> Vec<String> {
     if let Some(alias) = &bound.alias {
-        return format!("same as {alias}");
+        return vec![format!("same as {alias}")];
     }
-    let mut text = bound.model.clone().unwrap_or_else(|| "auto".into());
-    text += if bound.device == Device::Gpu { " on GPU" } else { " on CPU" };
-    if let Some(mib) = bound.max_mib {
-        let _ = write!(text, ", at most {} MiB", thousands(mib));
-    }
+    let model = bound.model.as_deref().unwrap_or("auto");
+    let mut parts = vec![format!("{model} on {}", if bound.device == Device::Gpu { "GPU" } else { "CPU" })];
+    parts.extend(bound.max_mib.map(|mib| format!("at most {} MiB", thousands(mib))));
     if !bound.home.is_empty() {
         let homes: Vec<String> = bound.home.iter().map(ToString::to_string).collect();
         let slot = if bound.overflow { "the overflow share of " } else { "" };
-        let _ = write!(text, ", paid by {slot}{}", homes.join(" and "));
+        parts.push(format!("paid by {slot}{}", homes.join(" and ")));
     }
-    text
+    parts
 }
 
 fn finding_text(finding: &Finding, width: usize) -> String {
     let Finding { severity, code, message, file, span, .. } = finding;
     let at = span.map_or(file.clone(), |s| format!("{file}:{}:{}", s.line, s.column));
-    let words: Vec<&str> = message.split(' ').collect();
-    wrapped(&format!("  {severity}[{code}] {at}: "), &words, " ", width)
-}
-
-/// `first` and the items, joined, in lines of at most `width` columns; further lines are indented like the first.
-fn wrapped<T: AsRef<str>>(first: &str, items: &[T], joint: &str, width: usize) -> String {
-    let indent = " ".repeat((first.len() - first.trim_start().len() + 2).min(width / 2));
-    let mut out = String::new();
-    let mut line = first.to_owned();
-    for (i, item) in items.iter().enumerate() {
-        let item = item.as_ref();
-        let item = if i + 1 < items.len() { format!("{item}{joint}") } else { item.to_owned() };
-        if line.chars().count() + item.trim_end().chars().count() > width && i > 0 {
-            out += line.trim_end();
-            out.push('\n');
-            line = indent.clone();
-        }
-        line += &item;
-    }
-    out += line.trim_end();
-    out.push('\n');
-    out
+    sentence(&format!("  {severity}[{code}] {at}: "), message, width, 4)
 }

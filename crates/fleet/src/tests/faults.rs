@@ -2,8 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use unicode_width::UnicodeWidthStr as _;
+
 use super::{SMALL, agent, built, code, node, planned};
-use crate::{AgentRef, Card, Document, Facts, Finding, Machine, Severity, check, render_findings};
+use crate::{AgentRef, Card, Document, Facts, Finding, MAINPC_PC2, Machine, Severity, check, render_findings};
+
+/// A terminal in which nothing is wrapped.
+const WIDE: usize = 200;
 
 /// What the table below is checked with.
 fn facts() -> Facts {
@@ -23,7 +28,7 @@ fn findings(text: &str, facts: &Facts) -> Vec<Finding> {
 
 #[test]
 fn the_small_fleet_has_no_finding() {
-    assert_eq!(render_findings(&findings(SMALL, &facts()), SMALL), "no findings\n");
+    assert_eq!(render_findings(&findings(SMALL, &facts()), SMALL, WIDE), "no findings\n");
 }
 
 /// Each line: what is replaced in the small fleet, by what, the finding it must cause, and text its line must hold.
@@ -114,11 +119,14 @@ const ELSEWHERE: &[&str] = &[
     "after-circle",
     "card-absent",
     "card-differs",
+    "contracts-not-built",
     "need-not-built",
     "ram-beyond-machine",
     "ram-detect-shared",
     "ram-rest-small",
     "ram-rest-twice",
+    "uses-across-nodes",
+    "web-local",
 ];
 
 #[test]
@@ -128,7 +136,7 @@ fn every_fault_is_found_at_its_place() {
         let text = SMALL.replacen(from, to, 1);
         let found = findings(&text, &facts());
         let at = |f: &Finding| text.lines().nth(f.span.map_or(0, |s| s.line - 1)).unwrap_or_default().to_owned();
-        let rendered = render_findings(&found, &text);
+        let rendered = render_findings(&found, &text, WIDE);
         if code.is_empty() {
             assert_eq!(rendered, "no findings\n", "{to}");
             continue;
@@ -176,10 +184,11 @@ fn what_the_machine_has_is_held_against_the_file() {
 }
 
 #[test]
-fn a_built_agent_that_needs_one_that_is_not_would_wait_for_ever() {
+fn a_built_agent_starts_without_one_that_is_not() {
     let mut facts = facts();
     facts.agents.remove(&agent("First"));
     assert_eq!(codes(SMALL, &facts), ["not-built", "need-not-built", "need-not-built"]);
+    assert!(planned(SMALL, &facts).is_ok());
 }
 
 #[test]
@@ -191,6 +200,12 @@ fn code_and_file_may_differ_about_what_the_fleet_does_not_have() {
     assert_eq!(codes(SMALL, &facts), [""; 0]);
     facts.agents.get_mut(&agent("Second")).unwrap().needs.push(agent("Third"));
     assert_eq!(codes(SMALL, &facts), ["facts-differ"]);
+    let second = facts.agents.get_mut(&agent("Second")).unwrap();
+    (second.needs, second.uses) = (vec![agent("First"), agent("Third")], vec![]);
+    let elsewhere = SMALL.replace("required = true, needs", "needs");
+    assert!(!findings(&elsewhere, &facts).iter().any(|f| f.key.ends_with("uses")), "a need may be stated as a use");
+    facts.agents.remove(&agent("Third"));
+    assert!(!codes(SMALL, &facts).contains(&"facts-differ"), "what is not built is nothing to agree about");
 }
 
 #[test]
@@ -208,6 +223,28 @@ fn two_nodes_of_one_machine_cannot_both_take_all_of_it() {
     assert!(codes(text, &Facts::default()).contains(&"ram-detect-shared"));
     let apart = text.replace("[node.b]", "[node.b]\naddress = \"10.0.0.2\"");
     assert!(!codes(&apart, &Facts::default()).contains(&"ram-detect-shared"));
+}
+
+#[test]
+fn contracts_of_agents_to_come_are_one_note() {
+    let text = SMALL.replace("[callers]", "[callers]\n\"dream.v1.Dreams\" = []\n\"tool.v1.Tool\" = []");
+    assert_eq!(codes(&text, &facts()), ["unknown-contract", "unknown-contract"]);
+    let mut facts = facts();
+    facts.agents.remove(&agent("Second"));
+    let found = findings(&text, &facts);
+    let note = found.iter().find(|f| f.code == "contracts-not-built").unwrap();
+    let words = "2 of 3 lists of callers are for contracts that are not built: `dream.v1.Dreams` and `tool.v1.Tool`";
+    assert_eq!(note.message, words);
+    let typed = text.replace("\"session.v1.Sessions\"", "\"session.v1.Session\"");
+    assert!(codes(&typed, &facts).contains(&"unknown-contract"));
+}
+
+#[test]
+fn an_agent_in_a_refused_group_is_somewhere() {
+    let text = SMALL.replace("[group.\"a/two\"]", "[group.\"b/two\"]").replace("\"a/two\", \"host\"]", "\"Third\"]");
+    let found = codes(&text, &facts());
+    assert!(found.contains(&"unknown-node"), "{found:?}");
+    assert!(!found.contains(&"unknown-agent") && !found.contains(&"unknown-caller"), "{found:?}");
 }
 
 #[test]
@@ -231,6 +268,33 @@ fn groups_that_wait_for_each_other_across_nodes_are_named() {
     let found = findings(text, &built(&["First", "Second"]));
     let circle = found.iter().find(|f| f.code == "after-circle").unwrap();
     assert!(circle.message.ends_with("a/one -> b/one -> a/one"), "{}", circle.message);
+}
+
+#[test]
+fn what_a_node_goes_without_while_another_is_away() {
+    let text = format!(
+        "{SMALL}\n[node.b]\naddress = \"10.0.0.2\"\nram_mib = 100\ncpus = 1\n[group.\"b/one\"]\nram_mib = 10\nagents = \
+         [\"First\", {{ name = \"Spare\", uses = [\"Second\", \"Third\", \"First\"] }}]\n"
+    );
+    let found = findings(&text, &facts());
+    let message = |code| found.iter().filter(|f| f.code == code).map(|f| f.message.as_str()).collect::<Vec<_>>();
+    // First is on both nodes: its own is asked.
+    let words = "while `a` is away, 1 agent of `b` go without 2 of its agents; no start waits";
+    assert_eq!(message("uses-across-nodes"), [words], "{found:?}");
+    let page = "the page at 127.0.0.1:8280 opens on the machine that serves it, and on no other of 2";
+    assert_eq!(message("web-local"), [page]);
+}
+
+#[test]
+fn findings_keep_to_the_width_of_a_terminal() {
+    let text = MAINPC_PC2.replace("needs = [", "neds = [").replace("uses = [", "uses = [\"Nobody\", ");
+    let found = findings(&text, &Facts::default());
+    assert!(found.len() > 100, "{}", found.len());
+    for width in [80, 120] {
+        for line in render_findings(&found, &text, width).lines() {
+            assert!(line.width() <= width, "{line}");
+        }
+    }
 }
 
 #[test]
@@ -307,7 +371,7 @@ ram_mib = 100
 fn a_finding_reads_like_a_compiler_s() {
     let text = SMALL.replace("needs = [\"one\"]", "needs = [\"oen\"]");
     assert_eq!(
-        render_findings(&findings(&text, &facts()), &text),
+        render_findings(&findings(&text, &facts()), &text, WIDE),
         r#"error[need-later-stage]: `Third` in `a/two` (stage 1) needs `First` in `a/one` (stage 1), which does not start earlier
   --> fleet.toml:20:55
    |
@@ -330,7 +394,7 @@ error[unknown-group]: `a/two` needs `oen`, and `a` has no such group
 #[test]
 fn carets_stand_under_wide_characters() {
     let text = "[fleet]\nname = \"犬\"\nverzion = 1 # ü\n\tx = \"犬\" ,";
-    let rendered = render_findings(Document::read("f", text).findings(), text);
+    let rendered = render_findings(Document::read("f", text).findings(), text, WIDE);
     assert!(rendered.contains("3 | verzion = 1 # ü\n  | ^^^^^^^\n"), "{rendered}");
     for line in rendered.lines().filter(|l| l.ends_with('^')) {
         assert!(!line.contains('\t'), "{rendered}");
@@ -343,6 +407,6 @@ fn a_fleet_made_by_a_program_has_keys_for_places() {
     fleet.group.get_mut("a/two").unwrap().needs = vec!["oen".into()];
     let found = check(&Document::from(fleet), &facts());
     assert_eq!((found[0].key.as_str(), found[0].span), ("group.\"a/two\".agents[0].needs[0]", None));
-    assert!(render_findings(&found, "").contains("--> fleet: group.\"a/two\".needs[0]\n"));
+    assert!(render_findings(&found, "", WIDE).contains("--> fleet: group.\"a/two\".needs[0]\n"));
     assert_eq!(code("First").name, agent("First"));
 }

@@ -101,13 +101,16 @@ fn the_two_machines_findings_are_reported() {
         found,
         [
             ("not-built", "fleet"),
+            ("uses-across-nodes", "node.mainpc"),
             ("ram-tight", "node.mainpc.ram_mib"),
             ("not-detected", "node.mainpc.cpus"),
             ("gpu-full", "node.mainpc.gpu[0]"),
             ("mig-unavailable", "node.mainpc.gpu[0].sharing[1]"),
+            ("uses-across-nodes", "node.pc2"),
             ("ram-tight", "node.pc2.ram_mib"),
             ("not-detected", "node.pc2.cpus"),
             ("gpu-full", "node.pc2.gpu[0]"),
+            ("web-local", "web.listen"),
         ]
     );
 }

@@ -101,7 +101,7 @@ fn the_text_of_a_plan() {
         r#"fleet small: 1 node, 2 groups, 3 agents (2 built), plan {}
 
 node a at 127.0.0.1: RAM 3,072 of 8,192 MiB, 8 CPUs
-  longest chain (2 groups): one -> two
+  critical path (2 groups): one -> two
   stage  group  RAM MiB  CPU (weight)  GPU share  port  scrape
   1      one      1,024  2 (100)       -          8200  9100
          First
@@ -110,7 +110,8 @@ node a at 127.0.0.1: RAM 3,072 of 8,192 MiB, 8 CPUs
          after one
          Third*
 
-  card 0 NVIDIA GeForce RTX 4090: 24,564 MiB, 128 SM, reserve 1,966 MiB, shared by MPS or time slices
+  card 0 NVIDIA GeForce RTX 4090: 24,564 MiB, 128 SM, reserve 1,966 MiB,
+    shared by MPS or time slices
     a/two   40 %    9,039 MiB   50 SM
 
 model roles
@@ -125,15 +126,35 @@ page at http://127.0.0.1:8280
     );
     assert_eq!(render::text(&plan, 100, None), expected);
     let ready = [(group("a/one"), 1_500), (group("a/two"), 20)].into();
-    assert!(render::text(&plan, 100, Some(&ready)).contains("longest chain (1,520 ms): one -> two\n"));
+    assert!(render::text(&plan, 100, Some(&ready)).contains("critical path (1,520 ms): one -> two\n"));
 }
 
 #[test]
 fn text_keeps_to_its_width() {
     let plan = planned(MAINPC_PC2, &Facts::default()).unwrap();
-    for line in render::text(&plan, 100, None).lines() {
-        assert!(line.chars().count() <= 100, "{line}");
+    for width in [80, 100] {
+        for line in render::text(&plan, width, None).lines().chain(render::agents(&plan, width).lines()) {
+            assert!(line.chars().count() <= width, "{line}");
+        }
     }
+}
+
+#[test]
+fn agents_are_shown_with_what_they_need_and_use() {
+    let plan = planned(SMALL, &built(&["First", "Third"])).unwrap();
+    let expected = r"3 agents, 2 needs, 1 use
+
+a/one
+  First
+  Second  not built
+      needs First
+      uses  Third
+
+a/two
+  Third*
+      needs First
+";
+    assert_eq!(render::agents(&plan, 100), expected);
 }
 
 #[test]

@@ -101,9 +101,11 @@ fn pattern(anchored: &str) -> impl Strategy<Value = String> + use<> {
 fn survives(text: &str) -> Result<(), TestCaseError> {
     let found = check(&Document::read("fleet.toml", text), &Facts::default());
     prop_assert!(found.iter().all(|f| f.code != "unreadable"), "{found:?}");
-    render_findings(&found, text);
-    // Findings outlive the text they were made from: the file may have changed when they are shown.
-    render_findings(&found, "short");
+    for width in [0, 40, usize::MAX] {
+        render_findings(&found, text, width);
+        // Findings outlive the text they were made from: the file may have changed when they are shown.
+        render_findings(&found, "short", width);
+    }
     Ok(())
 }
 
