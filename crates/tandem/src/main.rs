@@ -19,6 +19,7 @@ mod probe;
 mod serve;
 mod status;
 mod style;
+mod tree;
 mod up;
 mod view;
 

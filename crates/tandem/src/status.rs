@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use tandem_node::{DataLock, GroupState, GroupStatus, NodeStatus, get, orphans};
-use tandem_types::{Timestamp, reason};
+use tandem_node::{DataLock, GroupStatus, NodeStatus, get, orphans};
+use tandem_types::reason;
 
 use crate::cli::StatusArgs;
-use crate::fleet::Source;
 use crate::place::Place;
+use crate::tree::tree;
 use crate::{NO_NODE, Outcome, fleet, style};
 
 /// How long a group has to say how it is doing.
@@ -43,8 +43,10 @@ pub(crate) async fn run(args: StatusArgs, place: Place) -> Outcome {
         }
         anstream::println!("{value:#}");
     } else {
-        print(&status, &healths);
-        if let Some(page) = page(&place, &status) {
+        let plan = fleet::running(&place, &status).ok().map(|running| running.plan);
+        let now = SystemTime::now().into();
+        anstream::print!("{}", tree(&status, &healths, plan.as_ref(), now, style::width()));
+        if let Some(page) = plan.and_then(|plan| fleet::page(&plan, &status.node)) {
             anstream::println!("page: {}", style::bold(&page));
         }
     }
@@ -53,7 +55,7 @@ pub(crate) async fn run(args: StatusArgs, place: Place) -> Outcome {
 
 /// What each running group says of itself, through its own `/health`.
 pub(crate) async fn healths(place: &Place, status: &NodeStatus) -> Vec<Option<Value>> {
-    let plan = Source::running(&place.layout.fleet(), &status.fleet).and_then(|s| s.plan(Some(&status.node)));
+    let plan = fleet::running(place, status).map(|running| running.plan);
     let ask = async |group: &GroupStatus| -> Option<Value> {
         let address = plan.as_ref().ok()?.address(&group.group)?;
         if !group.state.runs() {
@@ -63,12 +65,6 @@ pub(crate) async fn healths(place: &Place, status: &NodeStatus) -> Vec<Option<Va
         serde_json::from_slice(&answer.body).ok()
     };
     join_all(status.groups.iter().map(ask)).await
-}
-
-/// Where the running fleet's page is.
-fn page(place: &Place, status: &NodeStatus) -> Option<String> {
-    let source = Source::running(&place.layout.fleet(), &status.fleet).ok()?;
-    fleet::page(&source.plan(Some(&status.node)).ok()?, &status.node)
 }
 
 fn nobody(args: &StatusArgs, place: &Place) -> Outcome {
@@ -89,79 +85,4 @@ fn nobody(args: &StatusArgs, place: &Place) -> Outcome {
         anstream::println!("groups of a node that died still run: {names}; `tandem up` or `tandem down` ends them");
     }
     Ok(ExitCode::from(NO_NODE))
-}
-
-fn age(since: Timestamp) -> String {
-    let now: Timestamp = SystemTime::now().into();
-    style::span(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX))
-}
-
-fn print(status: &NodeStatus, healths: &[Option<Value>]) {
-    let rss = status.rss_bytes.map_or(String::new(), |bytes| format!(", {}", style::mib(bytes)));
-    let all: u64 = status.groups.iter().filter_map(|g| g.rss_bytes).sum::<u64>() + status.rss_bytes.unwrap_or(0);
-    anstream::println!(
-        "{} {}  up {}, process {}{rss}; all without engines {}",
-        style::bold(status.node.as_str()),
-        style::dim(&format!("{} · plan {}", status.fleet, &status.plan_hash[..12.min(status.plan_hash.len())])),
-        age(status.since),
-        status.pid,
-        style::mib(all),
-    );
-    for (i, (group, health)) in status.groups.iter().zip(healths).enumerate() {
-        let last = i + 1 == status.groups.len();
-        print_group(group, health.as_ref(), last);
-    }
-}
-
-fn print_group(group: &GroupStatus, health: Option<&Value>, last: bool) {
-    let (branch, stem) = if last { ("└─", "   ") } else { ("├─", "│  ") };
-    let said = health.and_then(|h| h["state"].as_str()).and_then(|word| word.parse::<tandem_types::State>().ok());
-    let state = match group.state {
-        // What the node heard may be half a minute old.
-        GroupState::Ready | GroupState::Degraded | GroupState::Unavailable | GroupState::Failed => {
-            said.map_or(group.state, GroupState::from)
-        }
-        other => other,
-    };
-    let mut facts = vec![age(group.since)];
-    facts.extend(group.rss_bytes.map(style::mib));
-    facts.extend((group.restarts > 0).then(|| format!("{} restarts", group.restarts)));
-    facts.extend(group.state.runs().then(|| format!("port {}", group.port)));
-    let facts = style::dim(&facts.join(", "));
-    let word = style::state(state, state.as_str());
-    let cause =
-        health.and_then(|h| h["cause"].as_str()).filter(|_| state != GroupState::Ready).unwrap_or(&group.reason);
-    let cause = if cause.is_empty() { String::new() } else { format!("  {cause}") };
-    anstream::println!("{branch} {}  {word}  {facts}{cause}", style::bold(group.group.group.as_str()));
-    if let Some(exit) = &group.last_exit {
-        let line = exit.evidence.last().map(|line| format!(": {line}")).unwrap_or_default();
-        anstream::println!("{stem}{}", style::dim(&format!("last ended {} ago, {}{line}", age(exit.at), exit.how)));
-    }
-    let list = |key: &str| health.and_then(|h| h[key].as_array()).cloned().unwrap_or_default();
-    let (agents, engines) = (list("agents"), list("engines"));
-    let count = agents.len() + engines.len();
-    for (i, value) in agents.iter().chain(&engines).enumerate() {
-        let branch = if i + 1 == count { "└─" } else { "├─" };
-        anstream::println!("{stem}{branch} {}", child(value));
-    }
-}
-
-/// An agent or an engine on a line.
-fn child(value: &Value) -> String {
-    let text = |key: &str| value[key].as_str().unwrap_or_default();
-    let state = text("state").parse::<tandem_types::State>().map(GroupState::from);
-    let built = value["built"].as_bool().unwrap_or(true);
-    let state = if built { state.unwrap_or(GroupState::Unavailable) } else { GroupState::NotBuilt };
-    let word = style::state(state, state.as_str());
-    let name = match value["model"].as_str() {
-        Some(model) => format!("engine {model}"),
-        None => text("agent").rsplit('/').next().unwrap_or_default().to_owned(),
-    };
-    let mut facts = Vec::new();
-    facts.extend(value["age_ms"].as_u64().filter(|_| built).map(style::span));
-    facts.extend(value["measured_bytes"].as_u64().map(style::mib));
-    facts.extend(value["restarts"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} restarts")));
-    let cause = if built { text("cause") } else { "" };
-    let cause = if cause.is_empty() { String::new() } else { format!("  {cause}") };
-    format!("{name}  {word}  {}{cause}", style::dim(&facts.join(", ")))
 }
