@@ -2,6 +2,7 @@
 //!
 //! What can be seen without a fleet is looked at here; the rest is asked of the fleet that runs.
 
+use std::io::ErrorKind;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use tandem_node::{GroupState, NodeStatus};
 use tandem_types::Fault;
 
 use crate::cli::DoctorArgs;
-use crate::fleet::{Planned, Source, planned};
+use crate::fleet::{Planned, planned, running};
 use crate::place::Place;
 use crate::status::healths;
 use crate::{FAILED, Outcome, fleet, preflight, style};
@@ -29,7 +30,7 @@ pub(crate) async fn run(args: DoctorArgs, place: Place) -> Outcome {
     let mut found = vec![engine()?, files(), memory(), checks::clock(SystemTime::now().into(), place.layout.data())];
     found.extend(preflight::folder(&place.layout));
     let status = place.control().status().await.ok();
-    match planned(&args.fleet) {
+    match fleet(&args, &place, status.as_ref()) {
         Ok(planned) => {
             found.extend(checks::fleet_file(&planned.plan.findings));
             found.extend(checks::shares(&planned.plan));
@@ -53,13 +54,7 @@ pub(crate) async fn run(args: DoctorArgs, place: Place) -> Outcome {
 }
 
 fn show(found: &[Check]) -> ExitCode {
-    for Check { name, grade, detail, remedy } in found {
-        match grade {
-            Grade::Pass => anstream::println!("{} {name}: {detail}", style::good("✔")),
-            Grade::Warn => anstream::println!("{} {name}: {detail}\n    {remedy}", style::warn("!")),
-            Grade::Fail => anstream::println!("{} {name}: {detail}\n    fix: {remedy}", style::bad("✘")),
-        }
-    }
+    found.iter().for_each(|check| print(check, style::width()));
     let failed = found.iter().filter(|check| check.grade == Grade::Fail).count();
     match failed {
         0 => anstream::println!("\n{}", style::good("nothing is wrong")),
@@ -67,6 +62,26 @@ fn show(found: &[Check]) -> ExitCode {
         n => anstream::println!("\n{}", style::bad(&format!("{n} things are wrong"))),
     }
     ExitCode::from(if failed == 0 { 0 } else { FAILED })
+}
+
+fn print(Check { name, grade, detail, remedy }: &Check, width: usize) {
+    let (mark, remedy) = match grade {
+        Grade::Pass => (style::good("✔"), String::new()),
+        Grade::Warn => (style::warn("!"), remedy.clone()),
+        Grade::Fail => (style::bad("✘"), format!("fix: {remedy}")),
+    };
+    for (i, line) in style::wrapped(&format!("{name}: {detail}"), width.saturating_sub(2)).iter().enumerate() {
+        anstream::println!("{} {line}", if i == 0 { &mark } else { " " });
+    }
+    style::wrapped(&remedy, width.saturating_sub(4)).iter().for_each(|line| anstream::println!("    {line}"));
+}
+
+/// The fleet that is asked about: the one of the file, or else the one that runs here.
+fn fleet(args: &DoctorArgs, place: &Place, status: Option<&NodeStatus>) -> Result<Planned, Fault> {
+    match status.filter(|_| args.fleet.fleet.is_none()) {
+        Some(status) => running(place, status),
+        None => planned(&args.fleet),
+    }
 }
 
 /// The engine and the system libraries it needs: it says its version only when it finds them all.
@@ -82,7 +97,10 @@ fn engine() -> Result<Check, Fault> {
             let fix = "install libgomp1 and libstdc++6 (`apt-get install libgomp1 libstdc++6`), or build it again here";
             Check::fail(name, format!("{at} does not run: {words}"), fix)
         }
-        Err(e) => Check::fail(name, format!("{at}: {e}"), "`cargo build --release -p tandem-engine-llama` makes it"),
+        Err(e) => {
+            let why = if e.kind() == ErrorKind::NotFound { "is not there".into() } else { format!("cannot run: {e}") };
+            Check::fail(name, format!("{at} {why}"), "`cargo build --release -p tandem-engine-llama` makes it")
+        }
     })
 }
 
@@ -159,7 +177,7 @@ fn groups(status: &NodeStatus, healths: &[Option<Value>]) -> Vec<Check> {
 /// What the running fleet sees of itself and is not in `found` yet.
 async fn asked(place: &Place, status: &NodeStatus, found: &[Check]) -> Vec<Check> {
     let answer = async {
-        let plan = Source::running(&place.layout.fleet(), &status.fleet)?.plan(Some(&status.node))?;
+        let plan = running(place, status)?.plan;
         let client = fleet::client(&plan, &status.node, rpc::system::DOCTOR.path())?;
         let call = Call::from_door("cli").within(LOOKING, std::time::Instant::now());
         client.unary(rpc::system::DOCTOR, Default::default(), &call).await

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tandem_node::get;
-use tandem_types::{Fault, GroupId, reason};
+use tandem_node::{DataLock, get};
+use tandem_types::{Fault, GroupId, NodeName, reason};
 
 use crate::cli::ProbeArgs;
 use crate::fleet::Source;
@@ -30,7 +30,10 @@ pub(crate) async fn run(args: ProbeArgs, place: Place) -> Outcome {
             }
         },
     };
-    let node = source.node(None)?;
+    // The file of the running fleet is that of the node that runs, whatever this machine is called.
+    let here = DataLock::holder(&place.layout.lock()).filter(|_| args.fleet.is_none());
+    let here: Option<NodeName> = here.and_then(|holder| holder.node.parse().ok());
+    let node = source.node(here.as_ref())?;
     let plan = source.plan(node.as_ref())?;
     let wanted = |id: &GroupId| match &args.group {
         Some(name) => *name == id.to_string() || *name == id.group.as_str(),
@@ -43,29 +46,33 @@ pub(crate) async fn run(args: ProbeArgs, place: Place) -> Outcome {
         let asked = args.group.unwrap_or_default();
         return Err(Fault::not_found(format!("{} has no group `{asked}` to probe; it has {known}", source.name)));
     }
-    let healthy = join_all(groups.iter().map(|(id, address)| one(id, *address))).await;
-    Ok(ExitCode::from(if healthy.iter().all(|ok| *ok) { 0 } else { FAILED }))
+    let answers = join_all(groups.iter().map(|(_, address)| ask(*address))).await;
+    let width = groups.iter().map(|(id, _)| id.to_string().len()).max().unwrap_or(0);
+    let mut healthy = true;
+    for ((id, _), answer) in groups.iter().zip(answers) {
+        let (word, cause) = match answer {
+            Ok((true, word, cause)) => (style::good(&word), cause),
+            Ok((false, word, cause)) => {
+                healthy = false;
+                (style::bad(&word), cause)
+            }
+            Err(fault) => {
+                healthy = false;
+                (style::bad("silent"), fault.message)
+            }
+        };
+        let cause = if cause.is_empty() { cause } else { format!("  {cause}") };
+        anstream::println!("{:<width$}  {word}{cause}", id.to_string());
+    }
+    Ok(ExitCode::from(if healthy { 0 } else { FAILED }))
 }
 
-async fn one(id: &GroupId, address: SocketAddr) -> bool {
-    let answer = get(address, "/health", LIMIT).await.and_then(|answer| {
-        let health: serde_json::Value = serde_json::from_slice(&answer.body).map_err(|_| {
-            Fault::unavailable(reason::PORT_TAKEN, format!("what answers at {address} is no group of Tandem"))
-        })?;
-        Ok((answer.status, health))
-    });
-    match answer {
-        Ok((status, health)) => {
-            let word = health["state"].as_str().unwrap_or("unknown");
-            let cause = health["cause"].as_str().filter(|cause| !cause.is_empty());
-            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-            let word = if status == 200 { style::good(word) } else { style::bad(word) };
-            anstream::println!("{id} {word}{cause}");
-            status == 200
-        }
-        Err(fault) => {
-            anstream::println!("{id} {}: {}", style::bad("silent"), fault.message);
-            false
-        }
-    }
+/// Whether a group is healthy, its state in its own word, and why.
+async fn ask(address: SocketAddr) -> Result<(bool, String, String), Fault> {
+    let answer = get(address, "/health", LIMIT).await?;
+    let health: serde_json::Value = serde_json::from_slice(&answer.body).map_err(|_| {
+        Fault::unavailable(reason::PORT_TAKEN, format!("what answers at {address} is no group of Tandem"))
+    })?;
+    let text = |key: &str| health[key].as_str().unwrap_or_default().to_owned();
+    Ok((answer.status == 200, text("state"), text("cause")))
 }
