@@ -23,12 +23,7 @@ const READ_MOST: u64 = 4 << 20;
 pub(crate) fn run(args: &LogsArgs, place: &Place) -> Outcome {
     let folder = place.layout.logs();
     let logs = find(&folder, args.group.as_deref())?;
-    let width = logs.keys().map(String::len).max().unwrap_or(0);
-    let show = |name: &str, line: &str| {
-        let line = if args.raw { line.to_owned() } else { readable(line) };
-        let name = if logs.len() > 1 { style::dim(&format!("{name:<width$} ")) } else { String::new() };
-        anstream::println!("{name}{line}");
-    };
+    let mut width = logs.keys().map(String::len).max().unwrap_or(0);
     // Lines of several logs are told apart by their time; one without belongs to the line before it.
     let mut past: Vec<(String, &str, String)> = Vec::new();
     for (name, path) in &logs {
@@ -39,32 +34,56 @@ pub(crate) fn run(args: &LogsArgs, place: &Place) -> Outcome {
         }
     }
     past.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut show = |name: &str, line: &str| {
+        width = width.max(name.len());
+        let line = if args.raw { line.to_owned() } else { readable(line) };
+        let name = if args.group.is_none() { style::dim(&format!("{name:<width$} ")) } else { String::new() };
+        anstream::println!("{name}{line}");
+    };
     past[past.len().saturating_sub(args.lines)..].iter().for_each(|(_, name, line)| show(name, line));
+    if past.is_empty() && !args.follow {
+        anstream::eprintln!("nothing has been logged in {}", folder.display());
+    }
     if args.follow {
-        follow(&logs, &show)?;
+        follow(&folder, args.group.as_deref(), logs, &mut show)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The logs that are asked for, by the name of who wrote them.
-fn find(folder: &Path, group: Option<&str>) -> Result<BTreeMap<String, PathBuf>, Fault> {
+/// All logs, by the name of who writes them.
+fn all(folder: &Path) -> BTreeMap<String, PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let all: BTreeMap<String, PathBuf> = entries
+    entries
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "log"))
         .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
-        .collect();
+        .collect()
+}
+
+/// The logs that are asked for.
+fn find(folder: &Path, group: Option<&str>) -> Result<BTreeMap<String, PathBuf>, Fault> {
+    let all = all(folder);
     let Some(group) = group else { return Ok(all) };
     let name = group.rsplit('/').next().unwrap_or(group);
     let known = all.keys().cloned().collect::<Vec<_>>().join(", ");
     match all.into_iter().find(|(known, _)| known == name) {
         Some(found) => Ok(BTreeMap::from([found])),
-        None => Err(Fault::not_found(format!("{} has no log of `{name}`; it has {known}", folder.display()))),
+        None => {
+            let known = if known.is_empty() { "no log at all".into() } else { format!("logs of {known}") };
+            Err(Fault::not_found(format!("there is no log of `{name}` in {}, which has {known}", folder.display())))
+        }
     }
 }
 
-fn follow(logs: &BTreeMap<String, PathBuf>, show: &dyn Fn(&str, &str)) -> Result<(), Fault> {
-    let mut readers: BTreeMap<&String, Reader> = logs.iter().map(|(name, path)| (name, Reader::at_end(path))).collect();
+/// Shows what is written from now on, also by groups that begin to write only now.
+fn follow(
+    folder: &Path,
+    group: Option<&str>,
+    logs: BTreeMap<String, PathBuf>,
+    show: &mut dyn FnMut(&str, &str),
+) -> Result<(), Fault> {
+    let mut readers: BTreeMap<String, Reader> =
+        logs.into_iter().map(|(name, path)| (name, Reader::at_end(&path))).collect();
     loop {
         for (name, reader) in &mut readers {
             let lines = reader
@@ -73,6 +92,11 @@ fn follow(logs: &BTreeMap<String, PathBuf>, show: &dyn Fn(&str, &str)) -> Result
             lines.iter().for_each(|line| show(name, line));
         }
         std::thread::sleep(LOOK);
+        if group.is_none() {
+            for (name, path) in all(folder) {
+                readers.entry(name).or_insert_with(|| Reader::at_start(&path));
+            }
+        }
     }
 }
 
@@ -89,6 +113,10 @@ impl Reader {
         let meta = std::fs::metadata(path).ok();
         let (file, read) = meta.map_or((0, 0), |m| (m.ino(), m.len()));
         Self { path: path.to_owned(), file, read, half: Vec::new() }
+    }
+
+    fn at_start(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: 0, read: 0, half: Vec::new() }
     }
 
     /// Lines that are complete since the last look. A log that was put aside is begun anew.
@@ -164,6 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_asked_for_and_not_there_is_named_with_those_that_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let words = |group| find(folder.path(), Some(group)).map(drop).unwrap_err().message;
+        assert!(words("solo/a").starts_with("there is no log of `a`"), "{}", words("solo/a"));
+        assert!(words("a").ends_with("no log at all"), "{}", words("a"));
+        std::fs::write(folder.path().join("b.log"), "").unwrap();
+        std::fs::write(folder.path().join("b.log.1"), "").unwrap();
+        assert!(words("a").ends_with("logs of b"), "{}", words("a"));
+        assert_eq!(find(folder.path(), Some("solo/b")).unwrap().len(), 1);
+        let mut reader = Reader::at_start(&folder.path().join("b.log"));
+        std::fs::write(folder.path().join("b.log"), "first\n").unwrap();
+        assert_eq!(reader.new_lines().unwrap(), ["first"]);
+    }
+
+    #[test]
     fn a_followed_log_gives_whole_lines_and_survives_being_put_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.log");
@@ -180,14 +223,5 @@ mod tests {
         std::fs::rename(&path, folder.path().join("x.log.1")).unwrap();
         append("three\n");
         assert_eq!(reader.new_lines().unwrap(), ["three"]);
-    }
-
-    #[test]
-    fn an_unknown_log_names_the_known_ones() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("node.log"), "").unwrap();
-        let fault = find(folder.path(), Some("solo/nodee")).unwrap_err();
-        assert!(fault.message.contains("`nodee`") && fault.message.contains("it has node"), "{fault}");
-        assert_eq!(find(folder.path(), Some("node")).unwrap().len(), 1);
     }
 }
