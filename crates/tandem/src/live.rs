@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tandem_node::{Event, GroupState, GroupStatus, Happening, NodeStatus};
 use tandem_types::GroupId;
 
-use crate::style;
+use crate::style::{self, tell};
 
 /// The view of one node.
 pub(crate) struct Live {
@@ -47,7 +47,7 @@ impl Live {
         match &self.lines {
             // Only a terminal that has gone cannot be written to.
             Some((multi, _)) => drop(multi.println(text)),
-            None => anstream::println!("{text}"),
+            None => tell!("{text}"),
         }
     }
 
@@ -70,35 +70,43 @@ impl Live {
             (GroupState::Ready | GroupState::Degraded | GroupState::Unavailable, Some(ms)) => style::span(ms),
             _ => String::new(),
         };
-        let rest = [took, group.reason.clone()].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("  ");
         match &self.lines {
             Some((_, bars)) => {
                 let Some(bar) = bars.get(&group.group) else { return };
                 let moving =
                     matches!(group.state, GroupState::Starting | GroupState::BackingOff | GroupState::Stopping);
+                bar.set_style(line(if moving { MOVING } else { STILL }));
+                bar.set_prefix(style::drawn(mark(group.state)));
+                bar.set_message(style::drawn(format!("{name}  {state}  {took:>8}  {}", group.reason)));
                 if moving {
                     bar.enable_steady_tick(std::time::Duration::from_millis(120));
                 } else {
                     bar.disable_steady_tick();
                 }
-                bar.set_prefix(mark(group.state));
-                bar.set_message(format!("{name}  {state}  {rest}"));
                 bar.tick();
             }
             // What everything begins with is no news, and neither is what has been so for long.
             None if first && (self.settled || matches!(group.state, GroupState::Waiting | GroupState::Starting)) => {}
             None => {
                 let at = at_ms.map_or_else(String::new, style::span);
-                anstream::println!("{at:>8}  {name}  {state}  {rest}");
+                let line = format!("{at:>8}  {name}  {state}  {took:>8}  {}", group.reason);
+                tell!("{}", line.trim_end());
             }
         }
     }
 }
 
+/// A group on its way, and one that has arrived.
+const MOVING: &str = "{spinner} {wide_msg}";
+const STILL: &str = "{prefix} {wide_msg}";
+
 fn bar() -> ProgressBar {
-    // The template is a constant that a test makes.
-    let style = ProgressStyle::with_template("{prefix:.dim}{spinner} {msg}").expect("the template is sound");
-    ProgressBar::new_spinner().with_style(style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ "))
+    ProgressBar::new_spinner().with_style(line(STILL))
+}
+
+fn line(template: &str) -> ProgressStyle {
+    // The templates are constants that a test makes.
+    ProgressStyle::with_template(template).expect("the template is sound").tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ")
 }
 
 fn mark(state: GroupState) -> String {
@@ -115,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_template_is_sound() {
-        bar().set_message("x");
+    fn the_templates_are_sound() {
+        drop([MOVING, STILL].map(line));
     }
 }

@@ -8,6 +8,8 @@ use tandem_fleet::{Plan, RolePlan};
 use tandem_node::Layout;
 use tandem_types::{Fault, NodeName, Role};
 
+use crate::fleet;
+
 /// Everything that keeps this machine's groups from starting, in words with what to do.
 pub(crate) fn obstacles(plan: &Plan, node: &NodeName, layout: &Layout) -> Vec<String> {
     let mut found = ports(plan, node);
@@ -22,7 +24,8 @@ pub(crate) fn addresses(plan: &Plan, node: &NodeName) -> Vec<(SocketAddr, String
     let mut all: Vec<(SocketAddr, String)> = groups
         .flat_map(|g| [(g.contract, format!("group {}", g.id)), (g.scrape, format!("scrapers of group {}", g.id))])
         .collect();
-    all.extend(plan.web.iter().map(|web| (web.listen, "the page".to_owned())));
+    let page = plan.web.as_ref().filter(|_| fleet::page(plan, node).is_some());
+    all.extend(page.map(|web| (web.listen, "the page".to_owned())));
     all
 }
 
@@ -141,6 +144,17 @@ mod tests {
         for (words, i) in found.iter().zip(0..) {
             assert!(words.contains(&at(i).to_string()) && words.contains("ss -ltnp"), "{words}");
         }
+    }
+
+    #[test]
+    fn only_the_node_of_the_page_listens_for_it() {
+        let source = Source { name: "two".into(), text: tandem_fleet::MAINPC_PC2.into() };
+        let plan = source.plan(None).unwrap();
+        let pages = |node: &str| {
+            let all = addresses(&plan, &node.parse().unwrap());
+            all.iter().filter(|(_, who)| who == "the page").count()
+        };
+        assert_eq!((pages("mainpc"), pages("pc2")), (0, 1));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::fleet::{Planned, planned};
 use crate::live::Live;
 use crate::place::Place;
 use crate::serve::{InProcess, signals};
+use crate::style::tell;
 use crate::{FAILED, Outcome, fleet, logging, preflight, style};
 
 /// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
@@ -38,17 +39,21 @@ const LISTENING: (&str, &str) = ("X_TANDEM_LISTENING", "1");
 pub(crate) async fn run(args: UpArgs, place: Place) -> Outcome {
     let planned = planned(&args.fleet)?;
     if !args.background {
-        announce(&planned);
+        announce(&args, &planned);
     }
     if args.detach { detach(&args, &planned, &place).await } else { stay(&args, planned, place).await }
 }
 
-fn announce(planned: &Planned) {
+fn announce(args: &UpArgs, planned: &Planned) {
     let findings: Vec<_> = planned.plan.findings.iter().filter(|f| f.severity != Severity::Note).cloned().collect();
-    let groups = planned.plan.nodes.get(&planned.node).map_or(0, |n| n.groups.len());
-    anstream::println!("{} on node {}: {groups} groups", style::bold(&planned.plan.name), planned.node);
+    let groups = planned.plan.nodes.get(&planned.node).map_or(&[][..], |node| &node.groups);
+    let (all, built) = (groups.len(), groups.iter().filter(|group| group.built()).count());
+    let all = if all == 1 { "1 group".into() } else { format!("{all} groups") };
+    let built = if built == groups.len() { String::new() } else { format!(", {built} of them built") };
+    tell!("{} on node {}: {all}{built}", style::bold(&planned.plan.name), planned.node);
     if !findings.is_empty() {
-        anstream::println!("{}; `tandem plan` shows them", style::warn(&summary(&findings)));
+        let file = args.fleet.fleet.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
+        tell!("{}; `tandem plan{file}` shows them", style::warn(&summary(&findings)));
     }
 }
 
@@ -126,7 +131,7 @@ async fn watch(node: &NodeHandle, planned: &Planned, background: bool) {
         };
         if !background && !ending && node.status().ending {
             ending = true;
-            anstream::println!("ending, last to start first");
+            tell!("ending, last to start first");
             live.get_or_insert_with(|| Live::new(&node.status()));
         }
         if let Some(live) = &mut live {
@@ -140,7 +145,7 @@ async fn watch(node: &NodeHandle, planned: &Planned, background: bool) {
                 }
                 if !background {
                     conclude(&node.status(), planned);
-                    anstream::println!("{}", style::dim("Ctrl-C ends it; `tandem up --detach` leaves the terminal"));
+                    tell!("{}", style::dim("Ctrl-C ends it; `tandem up --detach` leaves the terminal"));
                 }
                 say(&[("READY", "1")]);
             }
@@ -159,19 +164,15 @@ fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
     let built: Vec<_> = status.groups.iter().filter(|g| g.state != GroupState::NotBuilt).collect();
     let missing: Vec<_> = built.iter().filter(|g| !up(g.state)).collect();
     let ready = built.len() - missing.len();
-    anstream::println!("{ready} of {} groups are up", built.len());
+    let words = format!("{ready} of {} groups are up", built.len());
+    tell!("{}", if missing.is_empty() { style::good(&words) } else { style::warn(&words) });
     for group in &missing {
-        anstream::println!(
-            "  {} is {}: {}",
-            group.group,
-            style::state(group.state, group.state.as_str()),
-            group.reason
-        );
+        tell!("  {} is {}: {}", group.group, style::state(group.state, group.state.as_str()), group.reason);
         let evidence = group.last_exit.iter().flat_map(|exit| exit.evidence.last());
-        evidence.for_each(|line| anstream::println!("    {}", style::dim(line)));
+        evidence.for_each(|line| tell!("    {}", style::dim(line)));
     }
     if let Some(page) = fleet::page(&planned.plan, &planned.node) {
-        anstream::println!("page: {}", style::bold(&page));
+        tell!("page: {}", style::bold(&page));
     }
     missing.is_empty()
 }
@@ -183,14 +184,14 @@ async fn bury(layout: &Layout, lock: &DataLock, grace: Duration) {
         let names: Vec<&str> = left.iter().map(|orphan| orphan.group.group.as_str()).collect();
         let whose =
             lock.former().map_or(String::new(), |node| format!(" of node {} (process {})", node.node, node.pid));
-        anstream::println!(
+        tell!(
             "{}{whose}, which died, still run: {}; ending them first",
             style::warn(&format!("{} groups", left.len())),
             names.join(", ")
         );
     }
     for killed in end_orphans(layout, grace).await {
-        anstream::println!("{} did not end by itself and was ended by force", killed.group);
+        tell!("{} did not end by itself and was ended by force", killed.group);
     }
 }
 
@@ -198,7 +199,7 @@ async fn bury(layout: &Layout, lock: &DataLock, grace: Duration) {
 fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
     let mut obstacles = preflight::obstacles(&planned.plan, &planned.node, layout);
     for model in preflight::missing_models(&planned.plan)? {
-        anstream::println!("{}: {model}", style::warn("no model"));
+        tell!("{}: {model}", style::warn("no model"));
     }
     let engine = Place::engine(&Place::program()?);
     if !engine.is_file() {
@@ -312,7 +313,7 @@ async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
     }
     live.into_iter().for_each(Live::finish);
     let all = conclude(&place.control().status().await?, planned);
-    anstream::println!("{}", style::dim("`tandem status` shows it, `tandem down` ends it"));
+    tell!("{}", style::dim("`tandem status` shows it, `tandem down` ends it"));
     Ok(ExitCode::from(if all { 0 } else { FAILED }))
 }
 
