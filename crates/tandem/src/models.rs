@@ -30,12 +30,14 @@ pub(crate) fn run(command: ModelsCommand) -> Outcome {
     }
 }
 
-fn words(state: &State) -> String {
+/// What is here of a model, in `columns` columns.
+fn words(state: &State, columns: usize) -> String {
+    let pad = |text: &str| format!("{text:<columns$}");
     match state {
-        State::Present => style::good("present"),
-        State::Absent => style::dim("absent"),
-        State::Partial(bytes) => style::warn(&format!("partial, {} MiB", bytes >> 20)),
-        State::Corrupt(why) => style::bad(&format!("corrupt: {why}")),
+        State::Present => style::good(&pad("present")),
+        State::Absent => style::dim(&pad("absent")),
+        State::Partial(bytes) => style::warn(&pad(&format!("partial, {} MiB", bytes >> 20))),
+        State::Corrupt(why) => style::bad(&pad(&format!("corrupt: {why}"))),
     }
 }
 
@@ -58,20 +60,37 @@ fn list(store: &Store, as_json: bool) -> Outcome {
         anstream::println!("{:#}", json!(entries.iter().map(row).collect::<Vec<_>>()));
         return Ok(ExitCode::SUCCESS);
     }
-    let width = entries.iter().map(|e| e.model.name.len()).max().unwrap_or(0);
-    for Entry { model, state, .. } in &entries {
-        let roles: Vec<&str> = model.roles.iter().map(AsRef::as_ref).collect();
-        let about = format!("{}, {}, for {}", model.quantisation, model.licence, roles.join(", "));
-        anstream::println!(
-            "{:<width$}  {:>5} MiB  {}  {}",
-            model.name,
-            model.size_bytes >> 20,
-            words(state),
-            style::dim(&about)
-        );
-    }
+    table(&entries, style::width()).iter().for_each(|line| anstream::println!("{line}"));
     Ok(ExitCode::SUCCESS)
 }
+
+/// A model on a line; its roles go on below each other where a line is too short for them.
+fn table(entries: &[Entry<'_>], width: usize) -> Vec<String> {
+    let column = |of: fn(&Entry<'_>) -> usize| entries.iter().map(of).max().unwrap_or(0);
+    let names = column(|e| e.model.name.len());
+    let kinds = column(|e| e.model.quantisation.len());
+    let licences = column(|e| e.model.licence.len());
+    // A file that is damaged says why, however long that is.
+    let states = column(|e| match e.state {
+        State::Partial(_) => PARTIAL,
+        _ => "present".len(),
+    });
+    let used = names + kinds + licences + states + SIZE + 5 * 2;
+    let mut lines = Vec::new();
+    for Entry { model, state, .. } in entries {
+        let roles: Vec<&str> = model.roles.iter().map(AsRef::as_ref).collect();
+        let roles = style::wrapped(&roles.join(" "), width.saturating_sub(used).max(20));
+        let about = format!("{:<kinds$}  {:<licences$}", model.quantisation, model.licence);
+        let line = format!("{:<names$}  {:>5} MiB  {}", model.name, model.size_bytes >> 20, words(state, states));
+        lines.push(format!("{line}  {}", style::dim(&format!("{about}  {}", roles.first().map_or("", |r| r)))));
+        lines.extend(roles.iter().skip(1).map(|more| style::dim(&format!("{:used$}{more}", ""))));
+    }
+    lines
+}
+
+/// Columns of a size in MiB, and of what is said of a file that is not whole.
+const SIZE: usize = 9;
+const PARTIAL: usize = "partial, 12345 MiB".len();
 
 /// Fetches each model that is not here; one that fails does not keep the others from coming.
 fn pull(store: &Store, names: &[String]) -> Outcome {
@@ -115,10 +134,13 @@ fn verify(store: &Store, names: &[String]) -> Outcome {
     for name in &names {
         let entry = store.verify(name)?;
         failed |= entry.state != State::Present;
-        anstream::println!("{name}  {}  {}", words(&entry.state), style::dim(&entry.path.display().to_string()));
+        anstream::println!("{name}  {}  {}", words(&entry.state, 0), style::dim(&entry.path.display().to_string()));
     }
     Ok(ExitCode::from(if failed { FAILED } else { 0 }))
 }
+
+/// How far a fetch is, and below it what is being done.
+const BAR: &str = "{prefix} {wide_bar} {bytes:>10} of {total_bytes} {bytes_per_sec:>12} {eta:>4}\n{wide_msg}";
 
 /// The progress of one fetch.
 struct Bar {
@@ -127,9 +149,8 @@ struct Bar {
 
 impl Bar {
     fn new(name: &str) -> Self {
-        let template = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
         // The template is a constant that a test makes.
-        let style = ProgressStyle::with_template(template).expect("the template is sound");
+        let style = ProgressStyle::with_template(BAR).expect("the template is sound");
         Self { bar: ProgressBar::new(0).with_style(style).with_prefix(name.to_owned()) }
     }
 
@@ -163,6 +184,19 @@ impl Progress for Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_narrow_terminal_shows_every_role_of_a_model() {
+        let (models, _) = tandem_engine::catalogue::built_in().unwrap();
+        let entry = |model| Entry { model, state: State::Absent, path: "x".into() };
+        let entries: Vec<_> = models.models().iter().map(entry).collect();
+        let lines = table(&entries, 80);
+        let plain: Vec<String> = lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        assert!(plain.iter().all(|line| line.chars().count() <= 80), "{plain:#?}");
+        let roles = models.models().iter().flat_map(|model| &model.roles).count();
+        let shown = |line: &String| line.split_whitespace().filter(|word| word.starts_with("llm.")).count();
+        assert_eq!(plain.iter().map(shown).sum::<usize>(), roles, "{plain:#?}");
+    }
 
     #[test]
     fn the_template_is_sound() {
