@@ -1,5 +1,6 @@
 //! Questions and orders to a running node, from another process.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -103,9 +104,15 @@ impl Control {
     }
 
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, Fault> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| {
-            let socket = self.socket.display();
-            Fault::unavailable(reason::PEER_AWAY, format!("no node runs here ({socket}: {e}); `tandem up` starts it"))
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| match e.kind() {
+            // What a node that has ended or died leaves: nothing, or a socket that nobody listens at.
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                Fault::unavailable(reason::PEER_AWAY, "no node runs here; `tandem up` starts it")
+            }
+            _ => {
+                let message = format!("cannot reach the node at {}: {e}", self.socket.display());
+                Fault::unavailable(reason::PEER_AWAY, message)
+            }
         })?;
         send(stream, "tandem", method, path).await
     }

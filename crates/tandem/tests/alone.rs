@@ -1,0 +1,101 @@
+//! Commands where no node runs: what a person sees first.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the program on an empty data folder.
+fn tandem(data: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+    for name in ["TANDEM_FLEET", "TANDEM_LOG", "COLUMNS"] {
+        command.env_remove(name);
+    }
+    command.env("TANDEM_DATA", data).args(arguments).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn two() -> String {
+    format!("{}/../../fleets/mainpc-pc2.toml", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_plan_of_two_machines_shows_every_group_and_agent_and_the_findings() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = tandem(folder.path(), &["plan", &two()]);
+    assert!(plan.status.success(), "{}", err(&plan));
+    let text = out(&plan);
+    assert!(!text.contains('\u{1b}'), "colours where there is no terminal: {text:?}");
+    let json: serde_json::Value =
+        serde_json::from_str(&out(&tandem(folder.path(), &["plan", &two(), "--json"]))).unwrap();
+    let groups: Vec<&serde_json::Value> =
+        json["nodes"].as_object().unwrap().values().flat_map(|node| node["groups"].as_array().unwrap()).collect();
+    let agents: Vec<&serde_json::Value> = groups.iter().flat_map(|group| group["agents"].as_array().unwrap()).collect();
+    assert_eq!((groups.len(), agents.len()), (18, 76));
+    for agent in &agents {
+        assert!(text.contains(agent["name"].as_str().unwrap()), "{agent}");
+    }
+    for words in ["leave no reserve", "cannot be divided by MIG", "not built", "critical path", "while `pc2` is away"] {
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+    let edges = out(&tandem(folder.path(), &["plan", &two(), "--agents"]));
+    assert!(edges.starts_with("76 agents, ") && edges.contains("      needs "), "{edges}");
+    let diagram = out(&tandem(folder.path(), &["plan", &two(), "--mermaid"]));
+    assert!(diagram.starts_with("flowchart"), "{diagram}");
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_all_that_is_wrong_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.toml");
+    let text = std::fs::read_to_string(two()).unwrap();
+    let wrong = text
+        .replace("port = 8201\n", "port = 8200\n")
+        .replace("port = 8202\n", "port = 80\n")
+        .replace("share = 10 }", "share = 50 }")
+        .replace("cpu_weight = 25\n", "cpu_wieght = 25\n")
+        .replace("needs = [\"observability\"]", "needs = [\"language_stack\"]");
+    std::fs::write(&file, wrong).unwrap();
+    for command in ["plan", "up"] {
+        let refused = tandem(folder.path(), &[command, file.to_str().unwrap(), "--node", "mainpc"]);
+        assert_eq!(refused.status.code(), Some(1));
+        let words = err(&refused);
+        for part in [
+            "error[port-clash]",
+            "error[port-outside]",
+            "error[gpu-over]",
+            "did you mean `cpu_weight`?",
+            "language_stack -> memory_stack -> language_stack",
+            "fleet.toml:",
+            "fleet.toml is refused: ",
+        ] {
+            assert!(words.contains(part), "no {part:?} in\n{words}");
+        }
+    }
+}
+
+#[test]
+fn without_a_node_every_command_says_so_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, code, words) in [
+        (&["status"][..], 3, "no node runs on "),
+        (&["status", "--json"][..], 3, "\"running\": false"),
+        (&["probe"][..], 3, "--fleet says where groups listen"),
+        (&["down"][..], 0, "no node runs on "),
+        (&["ask", "Are you there?"][..], 3, "tandem up"),
+        (&["logs"][..], 0, "nothing has been logged in "),
+        (&["logs", "coordination"][..], 1, "there is no log of `coordination`"),
+        (&["restart", "coordination"][..], 1, "tandem up"),
+        (&["plan", "nowhere.toml"][..], 1, "cannot read nowhere.toml"),
+    ] {
+        let output = tandem(folder.path(), arguments);
+        let said = out(&output) + &err(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+}
