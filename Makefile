@@ -15,7 +15,9 @@ build: deps ## Build the programs
 
 up: build ## Build, fetch models, start this machine, ask one question
 	@$(TANDEM) models pull --default
-	@$(TANDEM) up --detach
+	@if $(TANDEM) status >/dev/null 2>&1; then \
+	  echo "the groups of this machine run already; \`make down up\` starts them anew with this build"; \
+	else $(TANDEM) up --detach; fi
 	@scripts/first-turn.sh $(TANDEM)
 
 down: ## End this machine's groups

@@ -51,6 +51,10 @@ if [ "${#wanted[@]}" -eq 0 ]; then exit 0; fi
 echo "system packages to install: ${wanted[*]}"
 sudo=""
 if [ "$(id -u)" -ne 0 ]; then sudo="sudo"; fi
+if [ -n "$sudo" ] && ! command -v sudo >/dev/null; then
+  echo "error: there is no sudo here; as root: apt-get install --no-install-recommends ${wanted[*]}" >&2
+  exit 1
+fi
 if [ -z "${CI:-}" ] && { [ -n "$sudo" ] || [ -t 0 ]; }; then
   if [ ! -t 0 ]; then
     echo "error: nobody is there to ask; install them, or run this with CI=1" >&2

@@ -10,4 +10,6 @@ echo
 echo "> $question"
 "$tandem" ask --path "$question"
 echo
-"$tandem" status
+# A fleet may have no page.
+"$tandem" status | grep '^page: ' || true
+echo "$tandem ask \"...\" asks more, $tandem status shows what runs, make down ends it"
