@@ -3,6 +3,7 @@
 //! What can be seen without a fleet is looked at here; the rest is asked of the fleet that runs.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +28,8 @@ const LEAST_FILES: u64 = 1024;
 const LOOKING: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(args: DoctorArgs, place: Place) -> Outcome {
-    let mut found = vec![engine()?, files(), memory(), checks::clock(SystemTime::now().into(), place.layout.data())];
+    let engine = engine(&Place::engine(&Place::program()?));
+    let mut found = vec![engine, files(), memory(), checks::clock(SystemTime::now().into(), place.layout.data())];
     found.extend(preflight::folder(&place.layout));
     let status = place.control().status().await.ok();
     match fleet(&args, &place, status.as_ref()) {
@@ -85,23 +87,25 @@ fn fleet(args: &DoctorArgs, place: &Place, status: Option<&NodeStatus>) -> Resul
 }
 
 /// The engine and the system libraries it needs: it says its version only when it finds them all.
-fn engine() -> Result<Check, Fault> {
-    let path = Place::engine(&Place::program()?);
+fn engine(path: &Path) -> Check {
     let (name, at) = ("engine", path.display());
-    Ok(match Command::new(&path).arg("--version").output() {
+    let make = "`cargo build --release -p tandem-engine-llama` makes it";
+    match Command::new(path).arg("--version").output() {
         Ok(output) if output.status.success() => {
-            Check::pass(name, format!("{at} runs ({})", String::from_utf8_lossy(&output.stdout).trim()))
+            let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            match said.strip_prefix("tandem-llama ") {
+                Some(version) => Check::pass(name, format!("{at} runs (version {version})")),
+                None => Check::fail(name, format!("{at} is no engine of Tandem"), make),
+            }
         }
         Ok(output) => {
             let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             let fix = "install libgomp1 and libstdc++6 (`apt-get install libgomp1 libstdc++6`), or build it again here";
             Check::fail(name, format!("{at} does not run: {words}"), fix)
         }
-        Err(e) => {
-            let why = if e.kind() == ErrorKind::NotFound { "is not there".into() } else { format!("cannot run: {e}") };
-            Check::fail(name, format!("{at} {why}"), "`cargo build --release -p tandem-engine-llama` makes it")
-        }
-    })
+        Err(e) if e.kind() == ErrorKind::NotFound => Check::fail(name, format!("{at} is not there"), make),
+        Err(e) => Check::fail(name, format!("{at} cannot be run: {e}"), make),
+    }
 }
 
 fn files() -> Check {
@@ -198,5 +202,23 @@ async fn asked(place: &Place, status: &NodeStatus, found: &[Check]) -> Vec<Check
             let detail = format!("it does not look at itself: {}", fault.message);
             vec![Check::warn("fleet", detail, "`tandem status` shows how UnifiedSystemAgent is doing")]
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_engine_counts_as_one() {
+        let words = |path: &str| {
+            let check = engine(Path::new(path));
+            assert_eq!(check.grade, Grade::Fail, "{}", check.detail);
+            (check.detail, check.remedy)
+        };
+        assert_eq!(words("/bin/true").0, "/bin/true is no engine of Tandem");
+        assert!(words("/bin/false").0.contains("does not run"));
+        let (what, fix) = words("/nowhere/tandem-llama");
+        assert!(what.ends_with("is not there") && fix.contains("cargo build"), "{what} {fix}");
     }
 }
