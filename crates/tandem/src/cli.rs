@@ -5,12 +5,19 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tandem_types::{GroupId, NodeName};
 
+/// Said to whoever asks what there is.
+const BEGIN: &str = "\
+To begin:
+  tandem models pull --default   fetch the models that fit this machine
+  tandem up --detach             start its groups
+  tandem ask \"...\"               ask something";
+
 /// A private assistant on your own machines.
 #[derive(Debug, Parser)]
-#[command(name = "tandem", version, propagate_version = true)]
+#[command(name = "tandem", version, propagate_version = true, after_help = BEGIN)]
 pub(crate) struct Cli {
     /// Folder of everything Tandem keeps [default: $XDG_DATA_HOME/tandem or ~/.local/share/tandem]
-    #[arg(long, global = true, env = "TANDEM_DATA", value_name = "DIR")]
+    #[arg(long, global = true, env = "TANDEM_DATA", hide_env_values = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -48,7 +55,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FleetArgs {
     /// The fleet file; left out: one machine, no GPU, everything on loopback
-    #[arg(value_name = "FLEET", env = "TANDEM_FLEET")]
+    #[arg(value_name = "FLEET", env = "TANDEM_FLEET", hide_env_values = true)]
     pub(crate) fleet: Option<PathBuf>,
     /// Which node of the fleet this machine is [default: the only one, or the one named like this machine]
     #[arg(long, value_name = "NODE")]
@@ -136,7 +143,7 @@ pub(crate) struct ProbeArgs {
     /// One group, such as `coordination` or `solo/coordination`; left out: all of this node
     pub(crate) group: Option<String>,
     /// The fleet file that says where groups listen; left out: that of the running node
-    #[arg(long, value_name = "FLEET", env = "TANDEM_FLEET")]
+    #[arg(long, value_name = "FLEET", env = "TANDEM_FLEET", hide_env_values = true)]
     pub(crate) fleet: Option<PathBuf>,
 }
 
@@ -157,7 +164,7 @@ pub(crate) enum ModelsCommand {
         #[arg(long)]
         default: bool,
         /// With --default: the fleet file
-        #[arg(long, value_name = "FLEET", env = "TANDEM_FLEET")]
+        #[arg(long, value_name = "FLEET", env = "TANDEM_FLEET", hide_env_values = true)]
         fleet: Option<PathBuf>,
     },
     /// Delete a model's files

@@ -75,9 +75,10 @@ impl Live {
                 let Some(bar) = bars.get(&group.group) else { return };
                 let moving =
                     matches!(group.state, GroupState::Starting | GroupState::BackingOff | GroupState::Stopping);
-                bar.set_style(line(if moving { MOVING } else { STILL }));
                 bar.set_prefix(style::drawn(mark(group.state)));
                 bar.set_message(style::drawn(format!("{name}  {state}  {took:>8}  {}", group.reason)));
+                // Last, so that no mark is drawn beside the word of the state before.
+                bar.set_style(line(if moving { MOVING } else { STILL }));
                 if moving {
                     bar.enable_steady_tick(std::time::Duration::from_millis(120));
                 } else {

@@ -174,6 +174,18 @@ fn readable(line: &str) -> String {
     format!("{} {level} {message}  {rest}", style::dim(&time))
 }
 
+/// What a process said last that may tell why it ended: words of its own, or a warning or an error of its log.
+pub(crate) fn last_words(lines: &[String]) -> Option<String> {
+    lines.iter().rev().filter(|line| !line.trim().is_empty()).find_map(|line| {
+        let Ok(Value::Object(fields)) = serde_json::from_str(line) else { return Some(line.clone()) };
+        let text = |key: &str| fields.get(key).and_then(Value::as_str);
+        let grave = matches!(text("level"), Some("WARN" | "ERROR"));
+        let cause = ["error", "fault", "cause"].iter().find_map(|key| text(key));
+        let message = text("message").filter(|_| grave)?;
+        Some(cause.map_or_else(|| message.to_owned(), |cause| format!("{message}: {cause}")))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +201,16 @@ mod tests {
         assert_eq!(plain(&readable(line)), "15:04:05.678 WARN  late  group=solo/a n=3  x");
         assert_eq!(readable("error: port taken"), "error: port taken");
         assert_eq!(stamp(line).as_deref(), Some("2026-11-23T15:04:05.678901Z"));
+    }
+
+    #[test]
+    fn last_words_are_those_that_tell_why() {
+        let said = |lines: &[&str]| last_words(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        let info = r#"{"level":"INFO","message":"ready"}"#;
+        let warn = r#"{"level":"WARN","message":"late","error":"no reply"}"#;
+        assert_eq!(said(&[warn, info, ""]).as_deref(), Some("late: no reply"));
+        assert_eq!(said(&[warn, "thread panicked", info]).as_deref(), Some("thread panicked"));
+        assert_eq!(said(&[info]), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod view;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use tandem_types::{Fault, reason};
 
 use crate::cli::{Cli, Command};
@@ -36,17 +36,24 @@ type Outcome = Result<ExitCode, Fault>;
 
 /// Something is not as it should be.
 const FAILED: u8 = 1;
+/// Nothing was asked for that there is, as clap says it.
+const USAGE: u8 = 2;
 /// No node runs here.
 const NO_NODE: u8 = 3;
 /// Ended by the person, as shells say it of SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    // clap shows its help by itself only as long as no environment variable stands for an option.
+    if std::env::args_os().len() <= 1 {
+        let (Ok(()) | Err(_)) = Cli::command().print_help();
+        return ExitCode::from(USAGE);
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,
         Err(fault) => {
-            anstream::eprintln!("{}: {}", style::bad("error"), fault.message);
+            style::complain(&style::bad("error"), &fault.message);
             if let Some(after) = fault.retry_after {
                 anstream::eprintln!("  try again in {:.1} s", after.as_secs_f32());
             }

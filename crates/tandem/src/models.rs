@@ -107,7 +107,7 @@ fn pull(store: &Store, names: &[String]) -> Outcome {
             }
             Err(fault) => {
                 failed = true;
-                anstream::eprintln!("{}: {}", style::bad("error"), fault.message);
+                style::complain(&style::bad("error"), &fault.message);
             }
         }
     }

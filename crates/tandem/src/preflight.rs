@@ -1,6 +1,7 @@
 //! Looks, before anything starts, for everything that would stop the start: all of it is said at once.
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use tandem_agents::checks::{self, Check, Grade, Room};
 use tandem_engine::catalogue::{self, Entry, State, Store};
@@ -29,21 +30,33 @@ pub(crate) fn addresses(plan: &Plan, node: &NodeName) -> Vec<(SocketAddr, String
     all
 }
 
-/// Ports that somebody else has.
+/// Ports that somebody else has, and addresses that this machine does not have.
 pub(crate) fn ports(plan: &Plan, node: &NodeName) -> Vec<String> {
-    let taken = |(address, who): (SocketAddr, String)| {
-        let error = TcpListener::bind(address).err()?;
+    let mut absent: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut found = Vec::new();
+    for (address, who) in addresses(plan, node) {
+        let Err(error) = TcpListener::bind(address) else { continue };
         let remedy = match error.kind() {
             std::io::ErrorKind::AddrInUse => format!(
                 "another program has the port; `ss -ltnp sport = :{}` shows which, or set another one in the fleet file",
                 address.port()
             ),
-            std::io::ErrorKind::AddrNotAvailable => "this machine does not have the address: check `address`".into(),
-            _ => "check the address in the fleet file".into(),
+            // Nothing can listen there, whatever the port.
+            std::io::ErrorKind::AddrNotAvailable => {
+                absent.insert(address.ip());
+                continue;
+            }
+            _ => format!("{error}; check the address in the fleet file"),
         };
-        Some(format!("cannot listen at {address} for {who}: {error}; {remedy}"))
+        found.push(format!("cannot listen at {address} for {who}: {remedy}"));
+    }
+    let lacking = |ip: &IpAddr| {
+        format!(
+            "this machine does not have the address {ip} of node {node}; bring its network up, or correct `address` in the \
+             fleet file"
+        )
     };
-    addresses(plan, node).into_iter().filter_map(taken).collect()
+    absent.iter().map(lacking).chain(found).collect()
 }
 
 /// Whether the data directory can be used.
@@ -144,6 +157,19 @@ mod tests {
         for (words, i) in found.iter().zip(0..) {
             assert!(words.contains(&at(i).to_string()) && words.contains("ss -ltnp"), "{words}");
         }
+    }
+
+    #[test]
+    fn an_address_that_is_not_here_is_one_obstacle() {
+        let (mut plan, node) = solo();
+        // 192.0.2.0/24 is for documents (RFC 5737): no machine has it.
+        let away = SocketAddr::new("192.0.2.1".parse().unwrap(), 0);
+        for group in &mut plan.nodes.get_mut(&node).unwrap().groups {
+            (group.contract, group.scrape) = (away, away);
+        }
+        plan.web.as_mut().unwrap().listen = "127.0.0.1:0".parse().unwrap();
+        let found = ports(&plan, &node);
+        assert!(matches!(&found[..], [words] if words.contains("192.0.2.1")), "{found:?}");
     }
 
     #[test]

@@ -61,8 +61,9 @@ pub(crate) async fn run(args: ProbeArgs, place: Place) -> Outcome {
                 (style::bad("silent"), fault.message)
             }
         };
-        let cause = if cause.is_empty() { cause } else { format!("  {cause}") };
-        anstream::println!("{:<width$}  {word}{cause}", id.to_string());
+        anstream::println!("{:<width$}  {word}", id.to_string());
+        let room = style::width().saturating_sub(4);
+        style::wrapped(&cause, room).iter().for_each(|line| anstream::println!("    {line}"));
     }
     Ok(ExitCode::from(if healthy { 0 } else { FAILED }))
 }

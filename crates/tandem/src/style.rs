@@ -1,5 +1,7 @@
 //! Colours. Streams that want none (no terminal, `NO_COLOR`) drop them.
 
+use std::io::Write as _;
+
 use anstyle::{AnsiColor, Color, Style};
 use tandem_node::GroupState;
 
@@ -88,6 +90,19 @@ pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What goes wrong, on standard error: a word in its colour and a sentence, wrapped where a terminal is narrow.
+pub(crate) fn complain(word: &str, message: &str) {
+    let plain = anstream::adapter::strip_str(word).to_string();
+    let room = columns().map_or(usize::MAX, |columns| columns.saturating_sub(plain.chars().count() + 2));
+    // A message of several lines is laid out already.
+    let lines = if message.contains('\n') { vec![message.to_owned()] } else { wrapped(message, room) };
+    for (i, line) in lines.iter().enumerate() {
+        let line =
+            if i == 0 { format!("{word}: {line}") } else { format!("{:1$}{line}", "", plain.chars().count() + 2) };
+        let (Ok(()) | Err(_)) = writeln!(anstream::stderr(), "{line}");
+    }
 }
 
 /// A time span in the largest unit that says enough: `1.2 s`, `5 min`, `3 h`, `12 d`.

@@ -5,6 +5,7 @@ use tandem_fleet::Plan;
 use tandem_node::{GroupState, GroupStatus, NodeStatus};
 use tandem_types::{State, Timestamp};
 
+use crate::logs::last_words;
 use crate::style;
 
 /// One line of the tree.
@@ -112,7 +113,7 @@ fn rows(group: &GroupStatus, health: Option<&Value>, plan: Option<&Plan>, now: T
         .into_iter()
         .collect();
     notes.extend(group.last_exit.as_ref().map(|exit| {
-        let line = exit.evidence.last().map(|line| format!(": {line}")).unwrap_or_default();
+        let line = last_words(&exit.evidence).map(|line| format!(": {line}")).unwrap_or_default();
         format!("last ended {} ago, {}{line}", age(exit.at, now), exit.how)
     }));
     if health.is_none() && group.state.runs() && group.state != GroupState::Starting {

@@ -22,6 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::cli::UpArgs;
 use crate::fleet::{Planned, planned};
 use crate::live::Live;
+use crate::logs::last_words;
 use crate::place::Place;
 use crate::serve::{InProcess, signals};
 use crate::style::tell;
@@ -168,8 +169,9 @@ fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
     tell!("{}", if missing.is_empty() { style::good(&words) } else { style::warn(&words) });
     for group in &missing {
         tell!("  {} is {}: {}", group.group, style::state(group.state, group.state.as_str()), group.reason);
-        let evidence = group.last_exit.iter().flat_map(|exit| exit.evidence.last());
-        evidence.for_each(|line| tell!("    {}", style::dim(line)));
+        if let Some(line) = group.last_exit.as_ref().and_then(|exit| last_words(&exit.evidence)) {
+            tell!("    {}", style::dim(&line));
+        }
     }
     if let Some(page) = fleet::page(&planned.plan, &planned.node) {
         tell!("page: {}", style::bold(&page));
@@ -199,7 +201,7 @@ async fn bury(layout: &Layout, lock: &DataLock, grace: Duration) {
 fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
     let mut obstacles = preflight::obstacles(&planned.plan, &planned.node, layout);
     for model in preflight::missing_models(&planned.plan)? {
-        tell!("{}: {model}", style::warn("no model"));
+        style::complain(&style::warn("warning"), &model);
     }
     let engine = Place::engine(&Place::program()?);
     if !engine.is_file() {
@@ -207,7 +209,7 @@ fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
         obstacles.push(format!("the engine {at} is missing: `cargo build --release -p tandem-engine-llama` makes it"));
     }
     for obstacle in &obstacles {
-        anstream::eprintln!("{}: {obstacle}", style::bad("error"));
+        style::complain(&style::bad("error"), obstacle);
     }
     Ok(obstacles.is_empty())
 }

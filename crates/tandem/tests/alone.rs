@@ -80,6 +80,16 @@ fn a_wrong_file_is_refused_with_all_that_is_wrong_with_it() {
 }
 
 #[test]
+fn without_a_command_the_help_says_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = tandem(folder.path(), &[]);
+    assert_eq!(help.status.code(), Some(2));
+    let words = out(&help);
+    assert!(words.contains("Usage: tandem") && words.contains("To begin:"), "{words}");
+    assert!(!words.contains("serve"), "what only the node types is not for people: {words}");
+}
+
+#[test]
 fn without_a_node_every_command_says_so_and_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, code, words) in [
