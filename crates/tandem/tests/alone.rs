@@ -1,5 +1,7 @@
 //! Commands where no node runs: what a person sees first.
 
+#![allow(clippy::unwrap_used, reason = "tests say what went wrong by panicking")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
