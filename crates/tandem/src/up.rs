@@ -41,6 +41,10 @@ pub(crate) async fn run(args: UpArgs, place: Place) -> Outcome {
     let planned = planned(&args.fleet)?;
     if !args.background {
         announce(&args, &planned);
+        // The node of the background says it to nobody.
+        for model in preflight::missing_models(&planned.plan)? {
+            style::complain(&style::warn("warning"), &model);
+        }
     }
     if args.detach { detach(&args, &planned, &place).await } else { stay(&args, planned, place).await }
 }
@@ -197,12 +201,9 @@ async fn bury(layout: &Layout, lock: &DataLock, grace: Duration) {
     }
 }
 
-/// Says everything that is in the way, and what will be missing; whether the start can go on.
+/// Says everything that is in the way; whether the start can go on.
 fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
     let mut obstacles = preflight::obstacles(&planned.plan, &planned.node, layout);
-    for model in preflight::missing_models(&planned.plan)? {
-        style::complain(&style::warn("warning"), &model);
-    }
     let engine = Place::engine(&Place::program()?);
     if !engine.is_file() {
         let at = engine.display();
@@ -278,6 +279,8 @@ async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
     let mut command = tokio::process::Command::new(Place::program()?);
     command.arg("up").arg("--background").arg("--data").arg(layout.data()).arg("--node").arg(planned.node.as_str());
     command.args(args.fleet.fleet.iter()).args(args.one_process.then_some("--one-process"));
+    // What it says to people is shown here, should it end before it is up.
+    command.envs(style::columns().map(|columns| ("COLUMNS", columns.to_string())));
     command.env("NOTIFY_SOCKET", socket.path()).stdin(Stdio::null());
     command.stdout(log.try_clone().map_err(failed)?).stderr(log.try_clone().map_err(failed)?);
     let mut child = command.spawn().map_err(failed)?;
@@ -324,5 +327,10 @@ fn show_end(log: &Path, begin: u64) {
     let bytes = std::fs::read(log).unwrap_or_default();
     let since = bytes.get(usize::try_from(begin).unwrap_or(0)..).unwrap_or_default();
     let text = String::from_utf8_lossy(since);
-    text.lines().filter(|line| !line.starts_with('{')).for_each(|line| anstream::eprintln!("{line}"));
+    let paint = |line: &str| match line.split_once(": ") {
+        Some(("error", rest)) => format!("{}: {rest}", style::bad("error")),
+        Some(("warning", rest)) => format!("{}: {rest}", style::warn("warning")),
+        _ => line.to_owned(),
+    };
+    text.lines().filter(|line| !line.starts_with('{')).for_each(|line| anstream::eprintln!("{}", paint(line)));
 }
