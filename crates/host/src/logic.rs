@@ -71,7 +71,9 @@ pub(crate) fn roll_up(members: &[Member], draining: bool, since: Timestamp) -> H
     if let Some(member) = members.iter().find(starting) {
         return Health::new(State::Starting, words(member), since);
     }
-    let poorer: Vec<String> = members.iter().filter(|m| state(m) != Some(State::Ready)).map(words).collect();
+    // What was never missed makes nothing poorer: an optional agent on its way is shown beside the others.
+    let whole = |m: &&Member| matches!(state(m), Some(State::Ready | State::Starting));
+    let poorer: Vec<String> = members.iter().filter(|m| !whole(m)).map(words).collect();
     match poorer.is_empty() {
         true => Health::new(State::Ready, "", since),
         false => Health::new(State::Degraded, poorer.join("; "), since),
@@ -109,7 +111,7 @@ mod tests {
             (vec![member("B", true, Some(Failed), "disk full")], Failed, "B is failed: disk full"),
             (vec![member("B", false, Some(Failed), "disk full")], Degraded, "B is failed: disk full"),
             (vec![member("B", true, Some(Starting), "")], Starting, "B is starting"),
-            (vec![member("B", false, Some(Starting), "")], Degraded, "B is starting"),
+            (vec![member("B", false, Some(Starting), "waiting for C")], Ready, ""),
             (
                 vec![member("B", true, Some(Unavailable), "no model for llm.fast")],
                 Degraded,
