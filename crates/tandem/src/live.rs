@@ -42,6 +42,11 @@ impl Live {
         }
     }
 
+    /// Shows what the events have not told yet, at so many milliseconds since the node began.
+    pub(crate) fn catch_up(&mut self, status: &NodeStatus, at_ms: u64) {
+        status.groups.iter().for_each(|group| self.group(group, Some(at_ms)));
+    }
+
     /// A line of its own, above what changes in place.
     pub(crate) fn say(&self, text: &str) {
         match &self.lines {
@@ -90,8 +95,11 @@ impl Live {
             None if first && (self.settled || matches!(group.state, GroupState::Waiting | GroupState::Starting)) => {}
             None => {
                 let at = at_ms.map_or_else(String::new, style::span);
-                let line = format!("{at:>8}  {name}  {state}  {took:>8}  {}", group.reason);
-                tell!("{}", line.trim_end());
+                let rest = format!("{took:>8}  {}", group.reason);
+                match rest.trim() {
+                    "" => tell!("{at:>8}  {name}  {}", style::state(group.state, group.state.as_str())),
+                    _ => tell!("{at:>8}  {name}  {state}  {}", rest.trim_end()),
+                }
             }
         }
     }

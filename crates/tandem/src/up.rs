@@ -316,8 +316,13 @@ async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
             }
         }
     }
-    live.into_iter().for_each(Live::finish);
-    let all = conclude(&place.control().status().await?, planned);
+    // The word that everything has started may come before the last events.
+    let status = place.control().status().await?;
+    let at_ms = tandem_types::Timestamp::from(SystemTime::now()).since(status.since).as_millis();
+    let mut live = live.unwrap_or_else(|| Live::new(&status));
+    live.catch_up(&status, u64::try_from(at_ms).unwrap_or(u64::MAX));
+    live.finish();
+    let all = conclude(&status, planned);
     tell!("{}", style::dim("`tandem status` shows it, `tandem down` ends it"));
     Ok(ExitCode::from(if all { 0 } else { FAILED }))
 }
