@@ -71,6 +71,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Counter, "tandem_spans_dropped_total", "Spans that could not be sent to the collector of traces."),
     (Histogram, "tandem_store_write_seconds", "Time of a write from its turn to the disk."),
     (Counter, "tandem_summaries_total", "Summaries of conversations, by outcome."),
+    (Gauge, "tandem_sync_backlog_deltas", "Groups of this node whose last change another hub does not have."),
     (Counter, "tandem_sync_failures_total", "Exchanges with other hubs that failed."),
     (Histogram, "tandem_ticket_wait_seconds", "Time an agent waited for a ticket of a model."),
     (Histogram, "tandem_time_to_first_segment_seconds", "Time from a turn's beginning to its first segment."),

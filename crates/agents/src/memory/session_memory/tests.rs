@@ -184,6 +184,33 @@ async fn after_a_barge_in_only_what_was_spoken_counts() {
     assert_eq!((last.text.as_str(), last.amended_text.as_str()), ("", ""), "interrupted before the first word");
 }
 
+#[tokio::test]
+async fn what_it_keeps_is_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    let rig = Rig::new(&DEF).start().await;
+    begin(&rig, "ana", "s1").await;
+    begin(&rig, "ben", "s22").await;
+    append(&rig, said(2, "ana", "s1", "user", "hello")).await.unwrap();
+    append(&rig, said(3, "ana", "s1", "assistant", "hello, Ana")).await.unwrap();
+    append(&rig, said(4, "ben", "s22", "user", "bye")).await.unwrap();
+    window(&rig, "ana", "s1").await.unwrap();
+    let end = EndSessionRequest { user_id: "ben".into(), session_id: "s22".into(), ..Default::default() };
+    rig.client().unary(sessions::END_SESSION, end, &call(&rig)).await.unwrap();
+    rig.reconcile("sweep").await.unwrap();
+    let page = recorder.handle().render();
+    for line in [
+        "tandem_sessions_open 1",
+        "tandem_sessions_unremembered 1",
+        "tandem_window_tokens_count 1",
+        "tandem_window_tokens_sum 6",
+        "tandem_turns_stored_total{role=\"user\"} 2",
+        "tandem_turns_stored_total{role=\"assistant\"} 1",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+    }
+}
+
 async fn long_talk(rig: &Running) {
     begin(rig, "ana", "s1").await;
     for n in 2..502 {

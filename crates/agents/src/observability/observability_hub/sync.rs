@@ -33,6 +33,8 @@ struct Contact {
     /// When it last answered or called.
     heard: Option<Timestamp>,
     compared: Option<Timestamp>,
+    /// The versions of our groups that it has.
+    has: BTreeMap<GroupId, u64>,
 }
 
 /// Kind under which what other hubs said is kept over a restart.
@@ -167,6 +169,8 @@ impl Hub {
         let heard = *lock(&peer.state).heard.get_or_insert(now);
         let silent = now.since(heard);
         gauge!("tandem_peer_state_age_seconds", "node" => peer.node.to_string()).set(silent.as_secs_f64());
+        let lacks = u32::try_from(self.picture().newer(&lock(&peer.state).has).len()).unwrap_or(u32::MAX);
+        gauge!("tandem_sync_backlog_deltas", "node" => peer.node.to_string()).set(lacks);
         if silent > ms(self.settings.peer_silent_ms) {
             let message = format!("nothing was heard of the hub of {} for {} s", peer.node, silent.as_secs());
             let evidence = json!({ "heard_us": heard });
@@ -191,11 +195,14 @@ impl Hub {
         }
         let node = fields.all(node)?;
         let now = self.now();
+        let newer: Vec<Group> = self.picture().newer(&versions).into_iter().cloned().collect();
         if let Some(peer) = self.peers.iter().find(|peer| peer.node == node) {
-            lock(&peer.state).heard = Some(now);
+            let mut contact = lock(&peer.state);
+            contact.heard = Some(now);
+            contact.has = versions;
+            contact.has.extend(newer.iter().map(|group| (group.id.clone(), group.version)));
         }
-        let picture = self.picture();
-        let groups = picture.newer(&versions).into_iter().map(|group| wire::group(group, now)).collect();
+        let groups = newer.iter().map(|group| wire::group(group, now)).collect();
         Ok(pb::SyncDeltaResponse { node: self.me.to_string(), groups, ..Default::default() })
     }
 

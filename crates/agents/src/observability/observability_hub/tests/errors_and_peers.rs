@@ -206,6 +206,51 @@ async fn another_node_is_followed_and_goes_stale_but_never_failed() {
 }
 
 #[tokio::test]
+async fn what_it_knows_is_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _here = ::metrics::set_default_local_recorder(&recorder);
+    let toy = Toy::start(Act::Say(State::Ready)).await;
+    let groups = vec![
+        group("solo/under_test", DEF.name, "http://127.0.0.1:1"),
+        group(GROUP, "SessionMemoryAgent", &toy.at),
+        group("pc2/infra_core", DEF.name, "http://127.0.0.1:1"),
+    ];
+    let said = Arc::new(Mutex::new(Some(State::Ready)));
+    let rig = Rig::new(&DEF)
+        .settings(quick())
+        .peer_in("pc2/infra_core".parse().unwrap(), DEF.name, other_hub(said.clone()))
+        .fleet(fleet(groups))
+        .start()
+        .await;
+    until(&mut watch(&rig).await, State::Ready).await;
+    *toy.metrics.lock().unwrap() = "turns_total 4\n".to_owned();
+    report(&rig, 1, vec![error(6)]).await.unwrap();
+    for reconciler in ["scrape", "sync", "calm"] {
+        rig.reconcile(reconciler).await.unwrap();
+    }
+    let shows = |line: &str| {
+        let page = recorder.handle().render();
+        assert!(page.lines().any(|l| l.starts_with(line)), "{line} is not in\n{page}");
+    };
+    shows(&format!("tandem_errors_total{{agent=\"{AGENT}\",code=\"internal\"}} 6"));
+    shows("tandem_alerts{severity=\"critical\"} 1");
+    shows("tandem_alerts{severity=\"warning\"} 1");
+    shows("tandem_alerts{severity=\"error\"} 0");
+    shows(&format!("tandem_series{{group=\"{GROUP}\"}} 1"));
+    shows(&format!("tandem_probe_seconds_count{{group=\"{GROUP}\"}}"));
+    shows("tandem_peer_state_age_seconds{node=\"pc2\"} 0");
+    shows("tandem_sync_backlog_deltas{node=\"pc2\"} 2");
+    let ask = pb::SyncDeltaRequest { node: "pc2".into(), ..Default::default() };
+    rig.client().unary(telemetry::SYNC_DELTA, ask, &rig.call()).await.unwrap();
+    *said.lock().unwrap() = None;
+    rig.clock.advance(Duration::from_secs(7));
+    rig.reconcile("sync").await.unwrap();
+    shows("tandem_sync_backlog_deltas{node=\"pc2\"} 0");
+    shows("tandem_sync_failures_total 1");
+    shows("tandem_peer_state_age_seconds{node=\"pc2\"} 7");
+}
+
+#[tokio::test]
 async fn the_own_node_is_told_to_other_hubs_once() {
     let toy = Toy::start(Act::Say(State::Ready)).await;
     let rig = rig(&toy, quick()).await;
