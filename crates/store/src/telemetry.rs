@@ -43,3 +43,38 @@ impl Telemetry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alerts::{AlertStore as _, NewAlert};
+    use crate::errors::Severity;
+    use crate::testing::at;
+
+    #[tokio::test]
+    async fn an_older_file_keeps_its_alerts_and_one_of_a_kind_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("telemetry.db");
+        let older = Db::open(&path, &MIGRATIONS[..1]).unwrap();
+        let rows =
+            "INSERT INTO alerts(id, kind, subject, severity, message, evidence, first, last, count, acked_by, acked)
+                    VALUES ('seen', 'disk_full', 'a', 'error', 'x', '{}', 1, 1, 2, 'ana', 5),
+                           ('open', 'disk_full', 'a', 'error', 'x', '{}', 6, 6, 3, NULL, NULL)";
+        older.write(|tx| Ok(tx.execute_batch(rows)?)).await.unwrap();
+        older.close().await.unwrap();
+        let alerts = Telemetry::open(&path).unwrap().alerts;
+        let all = alerts.alerts(false, Default::default()).await.unwrap().items;
+        let brief: Vec<_> = all.iter().map(|a| (a.id.as_str(), a.cleared.map(|at| at.micros()))).collect();
+        assert_eq!(brief, [("open", None), ("seen", Some(5))]);
+        let again = NewAlert {
+            kind: "disk_full".into(),
+            subject: "a".into(),
+            severity: Severity::Error,
+            message: "y".into(),
+            evidence: "{}".into(),
+            count: 4,
+        };
+        let (raised, fresh) = alerts.raise(again, at(0)).await.unwrap();
+        assert_eq!((raised.id.as_str(), raised.what.count, fresh), ("open", 7, false));
+    }
+}
