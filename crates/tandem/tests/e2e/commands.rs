@@ -99,7 +99,13 @@ async fn a_fleet_in_the_background_comes_up_and_goes_down() {
     let fleet = Fleet::prepare("").await;
     let up = fleet.tandem(&["up", fleet.file(), "--detach"]);
     assert!(up.status.success(), "{}\n{}\n{}", out(&up), err(&up), fleet.said());
-    assert!(out(&up).contains("6 of 6 groups are up"), "{}", out(&up));
+    let shown = out(&up);
+    assert!(shown.contains("6 of 6 groups are up"), "{shown}");
+    for group in fleet.status().await.groups {
+        let name = group.group.group.as_str();
+        let arrived = |line: &str| line.contains(name) && (line.contains(" ready ") || line.contains(" degraded "));
+        assert!(shown.lines().any(arrived), "{name} never arrives in\n{shown}");
+    }
     assert_eq!(fleet.tandem(&["status"]).status.code(), Some(0));
     let down = fleet.tandem(&["down"]);
     assert!(down.status.success() && out(&down).contains("everything has ended"), "{down:?}");
