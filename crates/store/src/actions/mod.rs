@@ -60,6 +60,8 @@ pub struct NewAction {
     pub actor: String,
     /// Why.
     pub reason: String,
+    /// How long an agent may take to finish; 0 where nobody said.
+    pub drain_ms: u32,
 }
 
 /// An action.

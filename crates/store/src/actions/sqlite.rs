@@ -16,7 +16,12 @@ use crate::paging::{Page, Paged, hex};
 use crate::personal::{Holds, Personal};
 use crate::words::reason;
 
-const MIGRATIONS: &[Migration] = &[Migration {
+const MIGRATIONS: &[Migration] = &[ACTIONS, DRAIN];
+
+const DRAIN: Migration =
+    Migration { name: "drain", sql: &["ALTER TABLE actions ADD COLUMN drain_ms INTEGER NOT NULL DEFAULT 0"] };
+
+const ACTIONS: Migration = Migration {
     name: "actions",
     sql: &[
         keys::SCHEMA,
@@ -48,7 +53,7 @@ CREATE TABLE maintenance(
 ) WITHOUT ROWID;
 ",
     ],
-}];
+};
 
 sqlite_store!(
     /// `system.db`.
@@ -230,7 +235,7 @@ fn begin(tx: &Transaction<'_>, what: NewAction, now: Timestamp) -> Result<Action
     let id = hex(&fresh_id(tx)?);
     let action =
         Action { id, what, state: ActionState::Running, detail: String::new(), fencing, at: now, finished: None };
-    tx.prepare_cached("INSERT INTO actions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '', ?8, ?9, NULL)")?.execute(
+    tx.prepare_cached("INSERT INTO actions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '', ?8, ?9, NULL, ?10)")?.execute(
         params![
             action.id,
             action.what.kind,
@@ -240,7 +245,8 @@ fn begin(tx: &Transaction<'_>, what: NewAction, now: Timestamp) -> Result<Action
             action.what.reason,
             action.state.as_str(),
             fencing,
-            now.micros()
+            now.micros(),
+            action.what.drain_ms
         ],
     )?;
     Ok(action)
@@ -267,6 +273,7 @@ fn action(row: &Row<'_>) -> rusqlite::Result<Action> {
             target: row.get("target")?,
             actor: row.get("actor")?,
             reason: row.get("reason")?,
+            drain_ms: row.get("drain_ms")?,
         },
         state: column(row, "state")?,
         detail: row.get("detail")?,

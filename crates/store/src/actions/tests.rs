@@ -43,6 +43,7 @@ fn action(on: &str) -> NewAction {
         target: format!("mainpc/{on}/X"),
         actor: "owner".into(),
         reason: "asked".into(),
+        drain_ms: 5_000,
     }
 }
 

@@ -145,14 +145,14 @@ impl SystemHand {
         drain_ms: u32,
     ) -> Result<Action, Fault> {
         let actor = call.caller.clone().unwrap_or_else(|| "unknown".to_owned());
-        let new = NewAction { kind: kind.to_owned(), group, target, actor, reason: why };
+        let new = NewAction { kind: kind.to_owned(), group, target, actor, reason: why, drain_ms };
         let mut following = {
             let _gate = self.running.gate.lock().await;
             let action = self.store.begin(key, new, self.now()).await?;
             let known = self.running.actions().get(&action.id).cloned();
             match known {
                 Some(following) => following,
-                None if self.is_unfinished(&action.id).await? => self.work_on(action, drain_ms),
+                None if self.is_unfinished(&action.id).await? => self.work_on(action),
                 None => return self.find(&action.id).await,
             }
         };
@@ -185,12 +185,12 @@ impl SystemHand {
     }
 
     /// Does an action in a task of its own, which goes on when the caller leaves.
-    fn work_on(self: &Arc<Self>, action: Action, drain_ms: u32) -> watch::Receiver<Action> {
+    fn work_on(self: &Arc<Self>, action: Action) -> watch::Receiver<Action> {
         let (tell, following) = watch::channel(action.clone());
         self.running.actions().insert(action.id.clone(), following.clone());
         let hand = self.clone();
         self.ctx.spawn(async move {
-            let (state, detail) = hand.execute(&action, drain_ms, &tell).await;
+            let (state, detail) = hand.execute(&action, &tell).await;
             hand.conclude(&action, state, &detail, &tell).await;
             hand.running.actions().remove(&action.id);
         });
@@ -211,7 +211,7 @@ impl SystemHand {
         };
     }
 
-    async fn execute(&self, action: &Action, drain_ms: u32, tell: &watch::Sender<Action>) -> Outcome {
+    async fn execute(&self, action: &Action, tell: &watch::Sender<Action>) -> Outcome {
         let target = &action.what.target;
         let order = match action.what.kind.as_str() {
             "recycle" => return self.recycle(action, tell).await,
@@ -221,7 +221,7 @@ impl SystemHand {
         };
         match target.parse::<AgentId>() {
             Ok(agent) => match self.last_step(order, &agent, action, tell).await {
-                Ok(()) => self.order(order, &agent, drain_ms).await,
+                Ok(()) => self.order(order, &agent, action.what.drain_ms).await,
                 Err(outcome) => outcome,
             },
             Err(problem) => (ActionState::Failed, format!("the kept target is no agent: {problem}")),
@@ -332,7 +332,7 @@ impl SystemHand {
             }
             // A look at the group costs less than a try, and says the same.
             if self.health_of(&action.what.group, 0).await.is_ok() {
-                let mut following = self.work_on(Action { state: ActionState::Running, ..action }, 0);
+                let mut following = self.work_on(Action { state: ActionState::Running, ..action });
                 let ended = following.wait_for(|action| action.state != ActionState::Running);
                 let (Ok(_) | Err(_)) = tokio::time::timeout(Duration::from_secs(20), ended).await;
             }

@@ -85,6 +85,7 @@ async fn restart(rig: &Running, n: u8, agent: &str) -> Result<pb::Action, Fault>
         idempotency_key: key(n),
         agent: agent.into(),
         reason: "it is slow".into(),
+        drain_ms: 5_000,
         ..Default::default()
     };
     ask(rig, system::RESTART_AGENT, request).await.map(|answer| answer.action.as_option().unwrap().clone())
@@ -132,6 +133,7 @@ async fn a_group_that_is_away_leaves_the_action_pending_until_it_is_back() {
     toy.comes(&rig);
     rig.reconcile("pending").await.unwrap();
     assert_eq!((listed(&rig).await[0].outcome.as_str(), toy.told().len()), ("done", 1));
+    assert_eq!(*toy.drain_ms.lock().unwrap(), 5_000, "it is done as it was asked for");
 
     rig.clock.advance(Duration::from_secs(1));
     restart(&rig, 2, "pc2/far/Far").await.unwrap();

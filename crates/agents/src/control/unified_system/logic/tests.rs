@@ -72,8 +72,14 @@ fn answers_of_hosts_are_judged_by_what_was_ordered() {
 
 fn action(kind: &str, target: &str, state: ActionState, detail: &str) -> Action {
     let group = target.parse::<AgentId>().map_or_else(|_| target.parse().unwrap(), |id| id.group_id());
-    let what =
-        NewAction { kind: kind.into(), group, target: target.into(), actor: "cli".into(), reason: String::new() };
+    let what = NewAction {
+        kind: kind.into(),
+        group,
+        target: target.into(),
+        actor: "cli".into(),
+        reason: String::new(),
+        drain_ms: 0,
+    };
     Action { id: "1".into(), what, state, detail: detail.into(), fencing: 1, at: at(0), finished: None }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Toy {
     pub(super) told: Arc<Mutex<Vec<String>>>,
     pub(super) agents: Vec<&'static str>,
     pub(super) becomes: Arc<Mutex<State>>,
+    /// How long the agent that was restarted last was given to finish.
+    pub(super) drain_ms: Arc<Mutex<u32>>,
     pub(super) hold: Option<Arc<Notify>>,
     pub(super) echoes: bool,
 }
@@ -31,6 +33,7 @@ impl Toy {
             told: Arc::default(),
             agents: agents.to_vec(),
             becomes: Arc::new(Mutex::new(State::Ready)),
+            drain_ms: Arc::default(),
             hold: None,
             echoes: true,
         }
@@ -95,6 +98,7 @@ impl Toy {
             .unary(host::RESTART_AGENT, move |_, request: pb::HostRestartAgentRequest| {
                 let toy = restarts.clone();
                 async move {
+                    *toy.drain_ms.lock().unwrap() = request.drain_ms;
                     let health = toy.obey("restart", &request.agent).await;
                     Ok(pb::HostRestartAgentResponse { health: health.into(), ..Default::default() })
                 }
