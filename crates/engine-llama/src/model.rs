@@ -27,6 +27,8 @@ pub const LEASE_TOO_SMALL: &str = "lease_too_small";
 pub(crate) struct Loaded {
     pub(crate) model: LlamaModel,
     pub(crate) name: String,
+    /// Bytes that the state of conversations without a slot may take.
+    pub(crate) kept_bytes: usize,
     template: Option<LlamaChatTemplate>,
     /// Texts that the tokenizer would take as control tokens.
     controls: Vec<String>,
@@ -62,11 +64,13 @@ impl Loaded {
         let need = estimate_memory(&info, &options.shape());
         if need.total > lease.bytes() {
             let message = format!(
-                "{} needs {} bytes ({} weights, {} keys and values, {} computing), the lease is {} bytes",
+                "{} needs {} bytes ({} weights, {} keys and values, {} for kept conversations, {} computing), the lease \
+                 is {} bytes",
                 options.name,
                 need.total,
                 need.weights,
                 need.kv,
+                need.kept,
                 need.compute,
                 lease.bytes()
             );
@@ -82,7 +86,8 @@ impl Loaded {
             .filter(|text| text.len() > 2)
             .collect();
         let template = model.chat_template(None).ok();
-        let mut loaded = Self { model, name: options.name.clone(), template: None, controls };
+        let kept_bytes = usize::try_from(need.kept).unwrap_or(usize::MAX);
+        let mut loaded = Self { model, name: options.name.clone(), kept_bytes, template: None, controls };
         loaded.template = template.filter(|template| loaded.works(template));
         Ok(loaded)
     }

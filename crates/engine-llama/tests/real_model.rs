@@ -10,6 +10,7 @@ use tandem_engine::{
     ChatMessage, ChatRole, Finished, Lease, Prompt, Sampling, TextEvent, TextGenerator, TextRequest, conformance,
 };
 use tandem_engine_llama::{LEASE_TOO_SMALL, LlamaGenerator, LlamaOptions, MODEL_CORRUPT, MODEL_MISSING};
+use tandem_types::reason;
 
 const GIB: u64 = 1 << 30;
 
@@ -84,6 +85,40 @@ async fn real_model_reads_only_what_is_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn real_model_remembers_a_conversation_that_lost_its_slot() {
+    let model = load(options(1024, 1, 2)).await;
+    let turn = |session: &str, messages: &[(ChatRole, &str)]| TextRequest {
+        session: Some(session.to_owned()),
+        ..chat(messages, 8)
+    };
+    let first = [(ChatRole::User, "How much water does a mango tree need, and how often should it be watered?")];
+    let (said, one) = answer(&model, turn("ann", &first)).await;
+    let (_, other) = answer(&model, turn("ben", &[(ChatRole::User, "Tell me a few words about the sea.")])).await;
+    assert!(other.tokens.reused < one.tokens.prompt, "the one slot is ben's now: {other:?}");
+
+    let then = [first[0], (ChatRole::Assistant, &said), (ChatRole::User, "And in the dry season?")];
+    let (continued, two) = answer(&model, turn("ann", &then)).await;
+    assert!(two.tokens.reused >= one.tokens.prompt, "{two:?} after {one:?}");
+    let mut fresh = turn("cho", &then);
+    fresh.sampling.seed = Some(1);
+    assert_eq!(answer(&model, fresh).await.0, continued, "what came back is not what was put away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_model_gives_the_place_of_who_left_to_the_next() {
+    let model = load(options(512, 1, 1)).await;
+    let ask = || model.generate(chat(&[(ChatRole::User, "Tell a long story.")], 300));
+    let _running = ask().await.unwrap();
+    for _ in 0..5 {
+        let waiting = ask().await.unwrap();
+        let fault = ask().await.unwrap_err();
+        assert_eq!(fault.reason, reason::QUEUE_FULL);
+        drop(waiting);
+    }
+    ask().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn real_model_goes_on_writing_while_it_reads() {
     let model = load(options(2048, 2, 0)).await;
     let mut story = model.generate(chat(&[(ChatRole::User, "Tell a long story.")], 400)).await.unwrap();
@@ -140,7 +175,8 @@ async fn real_model_uses_the_memory_that_was_estimated() {
     answer(&model, chat(&[(ChatRole::User, &"Water the plants. ".repeat(100))], 4)).await;
     let used = tandem_engine_llama::resident_bytes() - before;
     assert!(used <= estimate.upper, "{used} bytes used, {estimate:?}");
-    assert!(used >= estimate.total / 100 * 75, "{used} bytes used, {estimate:?}");
+    let taken = estimate.total - estimate.kept;
+    assert!(used >= taken / 100 * 75, "{used} bytes used, {estimate:?}");
 }
 
 #[tokio::test]

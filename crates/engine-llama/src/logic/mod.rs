@@ -3,11 +3,13 @@
 
 mod place;
 mod share;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use place::{Candidate, CopyRule, Placement, place};
 pub(crate) use share::{Demand, LEAST_READ, Pace, share};
+pub(crate) use shelf::Shelf;
 
 use std::time::Duration;
 

@@ -38,7 +38,7 @@ pub(crate) struct Placement {
     pub(crate) reuse: usize,
 }
 
-fn common_prefix<T: PartialEq>(a: &[T], b: &[T]) -> usize {
+pub(super) fn common_prefix<T: PartialEq>(a: &[T], b: &[T]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 

@@ -1,6 +1,7 @@
 //! Continuous batching: every step computes one token for each slot that writes and some of the prompts that are being
 //! read, all in one pass over the weights.
 
+mod memory;
 mod slot;
 mod stats;
 
@@ -8,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::session::SeqState;
 use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
 use tandem_engine::{Engine, Finished, Lease, Progress};
 use tandem_types::{Code, Fault, reason};
 
-use crate::logic::{Candidate, CopyRule, Demand, Pace, Placement, next_waiting, place, retry_after, share};
+use crate::logic::{Candidate, CopyRule, Demand, Pace, Shelf, next_waiting, place, retry_after, share};
 use crate::machine::resident_bytes;
 use crate::model::Loaded;
 use crate::sampler::sampler;
@@ -32,6 +35,8 @@ pub(crate) struct Scheduler<'m> {
     waiting: Vec<Waiting>,
     queue: usize,
     copy: CopyRule,
+    /// Conversations that lost their slot.
+    shelf: Shelf<LlamaToken, SeqState>,
     pace: Pace,
     /// Time an answer takes from its slot to its end, the later ones counting more.
     answer_time: Duration,
@@ -65,6 +70,7 @@ impl<'m> Scheduler<'m> {
             waiting: Vec::new(),
             queue,
             copy,
+            shelf: Shelf::new(loaded.kept_bytes),
             pace: Pace::default(),
             answer_time: Duration::from_secs(1),
             turn: 0,
@@ -118,30 +124,13 @@ impl<'m> Scheduler<'m> {
             let rule = if waiting.job.sampling.seed.is_some() { CopyRule::NoReuse } else { self.copy };
             let job = &waiting.job;
             let Some(placed) = place(&candidates, &job.prompt, job.session.as_deref(), rule) else { break };
-            let reuse = self.prepare(placed)?;
+            let reuse = self.prepare(placed, rule, &waiting.job)?;
+            let job = &waiting.job;
             let sampler = sampler(&job.sampling, self.loaded.model.n_vocab(), &job.prompt);
             self.turn += 1;
             self.slots[placed.slot].start(waiting, sampler, reuse, self.turn);
         }
         Ok(())
-    }
-
-    /// Makes the slot's memory hold the first `reuse` tokens and nothing else; how many it holds in the end.
-    fn prepare(&mut self, placed: Placement) -> Result<usize, Fault> {
-        let failed = |e: &dyn std::fmt::Display| Fault::internal(format!("prepare a slot's memory: {e}"));
-        let slot = placed.slot;
-        let (id, from) = (seq(slot), placed.copy_from.map(seq));
-        if let Some(from) = from {
-            self.context.copy_kv_cache_seq(from as i32, id as i32, None, None).map_err(|e| failed(&e))?;
-        }
-        let keep = u32::try_from(placed.reuse).map_err(|e| failed(&e))?;
-        let trimmed = self.context.clear_kv_cache_seq(Some(id), Some(keep), None).map_err(|e| failed(&e))?;
-        if trimmed {
-            return Ok(placed.reuse);
-        }
-        // Models whose state is not one entry for each token cannot go back by a few tokens.
-        self.context.clear_kv_cache_seq(Some(id), None, None).map_err(|e| failed(&e))?;
-        Ok(0)
     }
 
     /// Computes one step and hands out the tokens it gave.
@@ -224,6 +213,8 @@ impl Engine for Scheduler<'_> {
     type Command = Ask;
 
     fn accept(&mut self, Ask { job, admitted }: Ask) {
+        // Who left since the last step holds no place any more.
+        self.drop_cancelled();
         let room = self.queue + self.slots.len() - self.busy();
         if self.waiting.len() >= room {
             self.shared.refused();

@@ -65,6 +65,8 @@ pub struct Estimate {
     pub weights: u64,
     /// Keys and values of all slots.
     pub kv: u64,
+    /// Keys and values of conversations that wait without a slot: at most a quarter of those with one.
+    pub kept: u64,
     /// Results on their way through the network.
     pub compute: u64,
     /// All of it, with 64 MiB for the program itself.
@@ -98,8 +100,10 @@ pub fn estimate_memory(info: &GgufInfo, shape: &Shape) -> Estimate {
     let compute = u64::from(shape.batch)
         .saturating_mul(4 * widest + 2 * context)
         .saturating_add(4 * vocabulary * u64::from(shape.slots));
-    let total = info.tensor_bytes.saturating_add(kv).saturating_add(compute).saturating_add(PROGRAM);
-    Estimate { weights: info.tensor_bytes, kv, compute, total, upper: total.saturating_add(total / 100 * 8) }
+    let kept = kv / 4;
+    let weights = info.tensor_bytes;
+    let total = [weights, kv, kept, compute, PROGRAM].into_iter().fold(0, u64::saturating_add);
+    Estimate { weights, kv, kept, compute, total, upper: total.saturating_add(total / 100 * 8) }
 }
 
 #[cfg(test)]
@@ -141,7 +145,8 @@ mod tests {
             let estimate = estimate_memory(&smollm2(), &Shape { context, slots, batch, kv });
             assert!((estimate.kv as f64 / MIB / kv_mib - 1.0).abs() < 0.001, "{estimate:?}");
             assert!((estimate.compute as f64 / MIB / compute_mib - 1.0).abs() < 0.02, "{estimate:?}");
-            assert_eq!(estimate.total, estimate.weights + estimate.kv + estimate.compute + PROGRAM);
+            assert_eq!(estimate.kept, estimate.kv / 4);
+            assert_eq!(estimate.total, estimate.weights + estimate.kv + estimate.kept + estimate.compute + PROGRAM);
             assert!(estimate.upper > estimate.total);
         }
     }
