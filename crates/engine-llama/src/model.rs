@@ -76,7 +76,10 @@ impl Loaded {
             );
             return Err(Fault::new(Code::FailedPrecondition, LEASE_TOO_SMALL, message));
         }
-        let model = LlamaModel::load_from_file(backend()?, &options.path, &LlamaModelParams::default())
+        // Weights that the processor wants in another order are copied. Of a mapped file both copies would stay in memory,
+        // and the lease is for one.
+        let params = LlamaModelParams::default().with_use_mmap(false);
+        let model = LlamaModel::load_from_file(backend()?, &options.path, &params)
             .map_err(|e| corrupt(format!("model file {path} was refused by llama.cpp: {e}")))?;
         let vocabulary = model.vocab();
         let controls = vocabulary

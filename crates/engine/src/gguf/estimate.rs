@@ -61,7 +61,7 @@ pub struct Shape {
 /// Memory a model will need, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// The weights.
+    /// The weights, those held twice counted so.
     pub weights: u64,
     /// Keys and values of all slots.
     pub kv: u64,
@@ -101,7 +101,7 @@ pub fn estimate_memory(info: &GgufInfo, shape: &Shape) -> Estimate {
         .saturating_mul(4 * widest + 2 * context)
         .saturating_add(4 * vocabulary * u64::from(shape.slots));
     let kept = kv / 4;
-    let weights = info.tensor_bytes;
+    let weights = info.tensor_bytes.saturating_add(info.twice_bytes);
     let total = [weights, kv, kept, compute, PROGRAM].into_iter().fold(0, u64::saturating_add);
     Estimate { weights, kv, kept, compute, total, upper: total.saturating_add(total / 100 * 8) }
 }
@@ -126,6 +126,7 @@ mod tests {
             vocabulary: 49152,
             chat_template: true,
             tensor_bytes: 96_570_000,
+            twice_bytes: 0,
             file_bytes: 98_300_000,
         }
     }

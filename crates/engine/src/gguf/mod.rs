@@ -41,6 +41,9 @@ pub struct GgufInfo {
     pub chat_template: bool,
     /// Bytes of all tensors.
     pub tensor_bytes: u64,
+    /// Bytes of these that are held in memory twice: of a matrix that is both the first and the last step, where the last
+    /// wants it in another order.
+    pub twice_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
 }
@@ -129,6 +132,7 @@ impl GgufInfo {
             vocabulary: vocabulary.or_else(|| number("vocab_size")).unwrap_or(0),
             chat_template: header.values.contains_key("tokenizer.chat_template"),
             tensor_bytes: header.tensor_bytes,
+            twice_bytes: header.twice_bytes,
             file_bytes,
             architecture,
         })
@@ -228,6 +232,37 @@ mod tests {
         assert_eq!((info.embedding, info.feed_forward, info.key_width, info.value_width), (64, 256, 16, 16));
         assert_eq!((info.context_length, info.vocabulary, info.chat_template), (512, 3, true));
         assert_eq!(info.tensor_bytes, 128);
+    }
+
+    #[test]
+    fn a_matrix_for_two_steps_counts_twice_where_it_is_reordered() {
+        let model = |kind: u32, tensors: &[&str]| {
+            let mut sample = Sample::new(tensors.len() as u64, 5)
+                .text("general.architecture")
+                .u32(8)
+                .text("llama")
+                .number("llama.block_count", 1)
+                .number("llama.attention.head_count", 1)
+                .number("llama.embedding_length", 256)
+                .number("llama.context_length", 512);
+            for (n, name) in (0..).zip(tensors) {
+                sample = sample.text(name).u32(2).u64(256).u64(8).u32(kind).u64(n * 8_192);
+            }
+            let start = sample.0.len().next_multiple_of(32);
+            sample.0.resize(start + 8_192 * tensors.len(), 0);
+            parse(&sample.0).unwrap().twice_bytes
+        };
+        const Q4_1: u32 = 3;
+        const Q4_K: u32 = 12;
+        for (kind, tensors, twice) in [
+            (Q4_K, &["token_embd.weight"][..], 8 * 144),
+            (Q4_K, &["output_norm.weight", "token_embd.weight"], 8 * 144),
+            (Q4_K, &["token_embd.weight", "output.weight"], 0),
+            (Q4_K, &["output.weight", "token_embd.weight"], 0),
+            (Q4_1, &["token_embd.weight"], 0),
+        ] {
+            assert_eq!(model(kind, tensors), twice, "{kind} {tensors:?}");
+        }
     }
 
     #[test]

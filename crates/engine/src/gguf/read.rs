@@ -25,6 +25,8 @@ pub(super) struct Header {
     pub(super) values: HashMap<String, Value>,
     /// Bytes of all tensors.
     pub(super) tensor_bytes: u64,
+    /// Bytes of a tensor that is held in memory twice.
+    pub(super) twice_bytes: u64,
     /// Bytes a whole file has at least.
     pub(super) end: u64,
 }
@@ -57,10 +59,19 @@ pub(super) fn header(input: &mut impl BufRead, file_bytes: u64) -> Result<Header
         values.insert(key, value);
     }
     let (mut tensor_bytes, mut data_end) = (0u64, 0u64);
+    let (mut twice_bytes, mut has_last) = (0, false);
     for _ in 0..tensors {
-        let (bytes, end) = input.tensor()?;
-        tensor_bytes = tensor_bytes.saturating_add(bytes);
-        data_end = data_end.max(end);
+        let tensor = input.tensor()?;
+        tensor_bytes = tensor_bytes.saturating_add(tensor.bytes);
+        data_end = data_end.max(tensor.end);
+        match tensor.name.as_str() {
+            FIRST_STEP if is_reordered(tensor.kind) => twice_bytes = tensor.bytes,
+            LAST_STEP => has_last = true,
+            _ => {}
+        }
+    }
+    if has_last {
+        twice_bytes = 0;
     }
     let alignment = match values.get("general.alignment") {
         Some(Value::Number(n @ 1..=65536)) => *n,
@@ -70,7 +81,28 @@ pub(super) fn header(input: &mut impl BufRead, file_bytes: u64) -> Result<Header
         0 => input.position,
         _ => input.position.next_multiple_of(alignment).saturating_add(data_end),
     };
-    Ok(Header { values, tensor_bytes, end })
+    Ok(Header { values, tensor_bytes, twice_bytes, end })
+}
+
+/// The tensor that turns tokens into numbers; without a tensor for the last step it also turns numbers into tokens.
+const FIRST_STEP: &str = "token_embd.weight";
+const LAST_STEP: &str = "output.weight";
+
+/// What the header says of a tensor.
+struct Tensor {
+    name: String,
+    /// Its type.
+    kind: u32,
+    bytes: u64,
+    /// Where it ends within the data.
+    end: u64,
+}
+
+/// Whether ggml multiplies by tensors of this type in an order of its own on this kind of processor, and so holds a copy
+/// of one that is also read as it is; from ggml's `repack.cpp`.
+fn is_reordered(kind: u32) -> bool {
+    let everywhere = matches!(kind, 2 | 12 | 20 | 39); // Q4_0, Q4_K, IQ4_NL, MXFP4
+    everywhere || (cfg!(target_arch = "aarch64") && matches!(kind, 8 | 13 | 14)) // Q8_0, Q5_K, Q6_K
 }
 
 struct Input<'a, R> {
@@ -179,8 +211,7 @@ impl<R: BufRead> Input<'_, R> {
         Ok(Value::Length(length))
     }
 
-    /// Bytes of a tensor, and where it ends within the data.
-    fn tensor(&mut self) -> Result<(u64, u64), GgufError> {
+    fn tensor(&mut self) -> Result<Tensor, GgufError> {
         let name = self.text()?.unwrap_or_default();
         let dimensions = self.u32()?;
         if dimensions > 4 {
@@ -195,7 +226,7 @@ impl<R: BufRead> Input<'_, R> {
         let (block, bytes) =
             block(kind).ok_or_else(|| GgufError::Broken(format!("tensor `{name}` has the unknown type {kind}")))?;
         let bytes = elements.div_ceil(block).saturating_mul(bytes);
-        Ok((bytes, offset.saturating_add(bytes)))
+        Ok(Tensor { name, kind, bytes, end: offset.saturating_add(bytes) })
     }
 }
 

@@ -43,6 +43,7 @@ fn here(mib: u64) -> FileState {
         vocabulary: 1,
         chat_template: true,
         tensor_bytes: mib * MIB,
+        twice_bytes: 0,
         file_bytes: mib * MIB,
     };
     FileState::Here { path: format!("/models/{mib}.gguf").into(), info: Arc::new(info) }
