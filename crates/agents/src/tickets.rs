@@ -1,4 +1,7 @@
 //! Leave to use a model, asked of ModelManagerSuite and kept while it is good.
+//!
+//! While ModelManagerSuite is away the last ticket of a role stands in for a new one for a day: the engine needs nobody to
+//! go on, and whoever has lost it hears so from the call itself.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,10 +11,12 @@ use tandem_agent::Ctx;
 use tandem_contract::pb::tandem::model::v1::{AcquireRequest, ReleaseRequest, Ticket};
 use tandem_contract::rpc::models;
 use tandem_contract::{Call, Client};
-use tandem_types::{Fault, Timestamp};
+use tandem_types::{Fault, Timestamp, reason};
 
 /// A ticket that ends sooner than this is not begun with.
 const SPARE: Duration = Duration::from_secs(30);
+/// The last ticket stands so long after its end while nobody gives new ones.
+const STANDS: Duration = Duration::from_hours(24);
 
 /// What is asked of a model.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,13 +80,22 @@ impl Tickets {
         };
         // The manager's own answer that the wait is over says more than a deadline does, so it gets the time to give it.
         let call = call.clone().within(want.max_wait + Duration::from_secs(2), Instant::now());
-        let response = self.ctx.peers().unary(models::ACQUIRE, request, &call).await?;
+        let response = match self.ctx.peers().unary(models::ACQUIRE, request, &call).await {
+            Ok(response) => response,
+            Err(fault) => return self.standing(want.role).filter(|_| is_away(&fault)).ok_or(fault),
+        };
         let ticket = response.ticket.into_option().unwrap_or_default();
         if ticket.endpoint.is_empty() {
             return Err(Fault::internal(format!("the ticket for {} names no engine", want.role)));
         }
         self.lock().insert(want.role.to_owned(), ticket.clone());
         Ok(ticket)
+    }
+
+    /// The last ticket of a role, good or not.
+    fn standing(&self, role: &str) -> Option<Ticket> {
+        let now = self.ctx.clock().now();
+        self.lock().get(role).filter(|ticket| now < Timestamp(ticket.expires_us) + STANDS).cloned()
     }
 
     /// Lets go of a ticket whose engine failed or whose role is bound anew.
@@ -115,4 +129,77 @@ impl Tickets {
 
 fn good(ticket: &Ticket, now: Timestamp) -> bool {
     Timestamp(ticket.expires_us) > now + SPARE
+}
+
+/// Nobody answered, which is no answer about the model.
+fn is_away(fault: &Fault) -> bool {
+    [reason::PEER_AWAY, reason::BREAKER_OPEN, reason::TIME_UP].contains(&fault.reason.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tandem_agent::{AgentDef, Started};
+    use tandem_contract::Service;
+    use tandem_contract::pb::tandem::model::v1::AcquireResponse;
+    use tandem_testkit::Rig;
+
+    use super::*;
+
+    static CONTEXT: Mutex<Option<Ctx>> = Mutex::new(None);
+
+    /// Leaves its context to the test.
+    static BORROWER: AgentDef = AgentDef {
+        name: "ChitchatAgent",
+        about: "Borrows models.",
+        provides: &[],
+        needs: &[],
+        uses: &[],
+        roles: &[],
+        publishes: &[],
+        required: false,
+        start: |ctx| {
+            Box::pin(async {
+                *CONTEXT.lock().unwrap() = Some(ctx);
+                Ok(Started::serve(Service::new()))
+            })
+        },
+    };
+
+    #[tokio::test]
+    async fn the_last_ticket_stands_for_a_day_while_the_manager_is_away() {
+        let answer: Arc<Mutex<Result<i64, Fault>>> = Arc::new(Mutex::new(Ok(0)));
+        let told = answer.clone();
+        let manager = Service::new().unary(models::ACQUIRE, move |_call, request: AcquireRequest| {
+            let answer = told.lock().unwrap().clone();
+            async move {
+                let ticket = Ticket {
+                    ticket_id: request.role.clone(),
+                    endpoint: "http://127.0.0.1:1".into(),
+                    expires_us: answer?,
+                    ..Default::default()
+                };
+                Ok(AcquireResponse { ticket: ticket.into(), ..Default::default() })
+            }
+        });
+        let rig = Rig::new(&BORROWER).peer("ModelManagerSuite", manager).start().await;
+        let tickets = Tickets::new(&CONTEXT.lock().unwrap().clone().unwrap());
+        let away = Fault::unavailable(reason::PEER_AWAY, "nobody answers").retry_after(Duration::from_secs(1));
+        let lend = async || tickets.lend(Want { role: "llm.fast", ..Want::default() }, &rig.call()).await;
+        *answer.lock().unwrap() = Err(away.clone());
+        assert_eq!(lend().await.unwrap_err().reason, reason::PEER_AWAY, "there is none to stand in");
+        *answer.lock().unwrap() = Ok((rig.clock.now() + Duration::from_secs(600)).micros());
+        lend().await.unwrap();
+        *answer.lock().unwrap() = Err(away.clone());
+        for hours in [1, 23] {
+            rig.clock.advance(Duration::from_hours(hours));
+            assert_eq!(lend().await.unwrap().ticket_id, "llm.fast", "{hours} h later");
+        }
+        *answer.lock().unwrap() = Err(Fault::no_model("llm.fast"));
+        assert_eq!(lend().await.unwrap_err().reason, reason::NO_MODEL, "an answer is believed");
+        *answer.lock().unwrap() = Err(away);
+        rig.clock.advance(Duration::from_hours(1));
+        assert_eq!(lend().await.unwrap_err().reason, reason::PEER_AWAY, "a day is over");
+    }
 }
