@@ -67,6 +67,8 @@ pub const DEF: AgentDef = AgentDef {
 };
 
 const MIB: u64 = 1 << 20;
+/// Tokens that an engine computes in one step; a host starts engines without saying otherwise, and this is their default.
+const BATCH: u32 = 128;
 
 /// Settings of the agent in the fleet file.
 #[derive(Debug, Clone, Deserialize)]
@@ -84,8 +86,6 @@ struct Settings {
     engines: BTreeMap<Role, EngineSetting>,
     /// Threads of an engine; 0 lets it choose.
     threads: u32,
-    /// Tokens an engine computes in one step, as far as it decides how much memory it needs.
-    batch: u32,
     /// How long a ticket lasts.
     ticket_seconds: u64,
     /// Tickets out at once.
@@ -115,7 +115,6 @@ impl Default for Settings {
             slots: 2,
             engines: BTreeMap::new(),
             threads: 0,
-            batch: 128,
             ticket_seconds: 600,
             tickets: 1_024,
             load_seconds: 120,
@@ -147,7 +146,7 @@ impl Settings {
         Limits {
             ticket_life: Duration::from_secs(self.ticket_seconds),
             tickets: self.tickets.max(1),
-            batch: self.batch.max(1),
+            batch: BATCH,
             need: RoleNeed { profile, at_most: u64::MAX },
         }
     }

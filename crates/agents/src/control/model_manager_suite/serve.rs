@@ -226,16 +226,18 @@ impl Suite {
         let left = call.deadline.map_or(most, |end| end.saturating_duration_since(Instant::now()));
         let end = tokio::time::Instant::now() + left.saturating_sub(WAY_BACK);
         let mut moved = self.moved.subscribe();
-        if request.pinned {
-            self.desk().pin(&request.model, true);
-        }
         loop {
             moved.mark_unchanged();
             let now = self.now();
             let answer = {
                 let mut desk = self.desk();
                 desk.wish(&request.model, 1, now, now);
-                desk.loaded(&request.model, now)
+                let loaded = desk.loaded(&request.model, now);
+                // One that does not load must not be kept for ever by a later caller's load.
+                if request.pinned && loaded.is_ok() {
+                    desk.pin(&request.model, true);
+                }
+                loaded
             };
             match answer {
                 Ok(()) => break,
