@@ -79,6 +79,56 @@ async fn many_who_wait_share_one_load() {
 }
 
 #[tokio::test]
+async fn fifty_callers_of_three_roles_in_a_share_for_two_are_all_answered() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let roles = [("llm.tiny", "small"), ("llm.fast", "middle"), ("llm.smart", "large")];
+    // An engine of these files takes some 70 MiB, so that a third one has no room beside two.
+    let rig = world.rig_with(folder.path(), &roles, 8_192 - 190).await;
+    let file = model_file(folder.path());
+    for (key, (role, name)) in (1..).zip(roles) {
+        let model = pb::ModelInfo { name: name.into(), roles: vec![role.into()], ..manifest(&file) };
+        register_with(&rig, key, model).await.unwrap();
+    }
+    let use_one = |n: usize| {
+        let (rig, (role, model)) = (&rig, roles[n % 3]);
+        async move {
+            let request = pb::AcquireRequest { role: role.into(), max_wait_ms: 60_000, ..Default::default() };
+            let call = rig.call().within(Duration::from_secs(60), std::time::Instant::now());
+            let ticket = rig.client().unary(models::ACQUIRE, request, &call).await?.ticket.into_option().unwrap();
+            assert_eq!((ticket.model.as_str(), ticket.fallback_reason.as_str()), (model, ""));
+            let release = pb::ReleaseRequest { ticket_id: ticket.ticket_id, ..Default::default() };
+            rig.client().unary(models::RELEASE, release, &call).await.map(drop)
+        }
+    };
+    let callers = futures::future::join_all((0..50).map(use_one));
+    let running = async {
+        loop {
+            rig.clock.advance(Duration::from_millis(500));
+            rig.reconcile("look").await.unwrap();
+            rig.reconcile("load").await.unwrap();
+            let stats = rig.client().unary(models::GET_STATS, Default::default(), &rig.call()).await.unwrap();
+            let share = &stats.shares[0];
+            assert_eq!(share.budget_bytes, 190 << 20);
+            assert!(
+                share.leased_bytes <= share.budget_bytes && share.measured_bytes <= share.budget_bytes,
+                "{share:?}"
+            );
+            assert!(lock(&world.engines).len() <= 2, "a third engine runs");
+        }
+    };
+    let answers = tokio::select! {
+        answers = callers => answers,
+        () = running => unreachable!("it goes on until all are answered"),
+    };
+    for answer in answers {
+        answer.unwrap();
+    }
+    let started: Vec<String> = lock(&world.started).iter().map(|order| order.model.clone()).collect();
+    assert_eq!(started[0], "small", "the resident one comes first");
+    assert!(["middle", "large"].iter().all(|model| started.iter().any(|name| name == model)), "{started:?}");
+}
+
+#[tokio::test]
 async fn manifests_are_checked() {
     let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
     let rig = world.rig(folder.path(), &[]).await;
