@@ -245,6 +245,9 @@ pub trait RequestStore: PersonalData {
     /// Everything a former process left behind, in the order of acceptance.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, Fault>;
 
+    /// Everybody who sent a request since, by name, and when the last one was accepted.
+    async fn last_requests(&self, since: Timestamp) -> Result<Vec<(UserId, Timestamp)>, Fault>;
+
     /// Keeps a question until it is answered or too late.
     async fn ask(&self, question: Confirmation) -> Result<(), Fault>;
 

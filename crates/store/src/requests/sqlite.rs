@@ -150,6 +150,18 @@ impl RequestStore for SqliteRequests {
             .await
     }
 
+    async fn last_requests(&self, since: Timestamp) -> Result<Vec<(UserId, Timestamp)>, Fault> {
+        self.db
+            .read(move |tx| {
+                let mut rows = tx.prepare(
+                    "SELECT user, max(accepted) AS last FROM requests WHERE accepted >= ?1 GROUP BY user ORDER BY user",
+                )?;
+                let last = |row: &Row<'_>| Ok((column(row, "user")?, Timestamp(row.get("last")?)));
+                Ok(rows.query_map([since.micros()], last)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
     async fn ask(&self, question: Confirmation) -> Result<(), Fault> {
         self.db
             .write(move |tx| {

@@ -26,6 +26,7 @@ pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
     resumes_where_the_caller_was(&*fresh().1).await;
     keeps_people_apart(&*fresh().1).await;
     finds_what_a_crash_left(&*fresh().1).await;
+    tells_who_was_there(&*fresh().1).await;
     asks_once(&*fresh().1).await;
     let (folder, store) = fresh();
     erases_in_time(&folder, &*store).await;
@@ -149,6 +150,17 @@ async fn finds_what_a_crash_left(store: &dyn RequestStore) {
     for (one, (request, accepted, stage, effects, last_event)) in left.into_iter().zip(expected) {
         assert_eq!((one.request, one.accepted, one.stage), (request, at(accepted), stage));
         assert_eq!((one.effects, one.last_event), (effects.into_iter().map(str::to_owned).collect(), last_event));
+    }
+}
+
+async fn tells_who_was_there(store: &dyn RequestStore) {
+    for (n, name, when) in [(1, "ben", 5), (2, "ana", 10), (3, "ana", 30), (4, "ana", 20)] {
+        store.accept(key(n), new(n, name, "hi"), at(when)).await.unwrap();
+    }
+    store.finish(id(3), Events::default(), end(Outcome::Done, "yes"), at(40)).await.unwrap();
+    for (since, expected) in [(0, vec![("ana", 30), ("ben", 5)]), (6, vec![("ana", 30)]), (31, vec![])] {
+        let expected: Vec<_> = expected.into_iter().map(|(name, when)| (user(name), at(when))).collect();
+        assert_eq!(store.last_requests(at(since)).await.unwrap(), expected);
     }
 }
 

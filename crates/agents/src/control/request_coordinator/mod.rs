@@ -50,6 +50,8 @@ const RESTARTED: &str = "restarted";
 const REFRESH: Duration = Duration::from_secs(10);
 /// A turn number is remembered this long; later the clock has passed it.
 const NUMBERS_KEPT: Duration = Duration::from_mins(10);
+/// Who became idle within this time before a start may not have been told of.
+const UNTOLD: Duration = Duration::from_mins(10);
 /// Rows past their time are looked for this often.
 const PRUNE: Duration = Duration::from_hours(1);
 
@@ -218,6 +220,9 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
             draining: false,
         }),
     });
+    let now = agent.ctx.clock().now();
+    let here = store.last_requests(now - Duration::from_secs(agent.settings.idle_s) - UNTOLD).await?;
+    agent.presence.resume(here, now);
     agent.restore().await?;
     let service = Service::new()
         .unary(coordinator::PREPARE, bind(&agent, Coordinator::prepare))

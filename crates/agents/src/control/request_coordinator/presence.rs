@@ -60,6 +60,13 @@ impl Presence {
         }
     }
 
+    /// Takes up who was here when a former process ended, by when each sent the last request. Who became idle while
+    /// nobody looked is told of now, maybe a second time.
+    pub(super) fn resume(&self, requests: Vec<(UserId, Timestamp)>, now: Timestamp) {
+        self.last().extend(requests.into_iter().map(|(user, last)| (user, (last, String::new()))));
+        self.look_for_idle(now);
+    }
+
     /// A person sent something.
     pub(super) fn seen(&self, user: &UserId, channel: &str, now: Timestamp) {
         let before = self.last().insert(user.clone(), (now, channel.to_owned()));
