@@ -342,6 +342,14 @@ impl Running {
         }
     }
 
+    /// Has the agent do what it does when its group drains; it goes on being there.
+    pub async fn drain(&self) -> Result<(), Fault> {
+        match &self.life().started.drain {
+            Some(drain) => drain().await,
+            None => Ok(()),
+        }
+    }
+
     /// Ends the agent without a drain, as a crash would, and starts it again on the same data.
     pub async fn restart(&mut self) {
         self.end().await;

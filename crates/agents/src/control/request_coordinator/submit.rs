@@ -44,7 +44,7 @@ impl Coordinator {
             Some(Ok(accepted)) if accepted.repeated => self.replay_repeated(&listener, accepted).await?,
             Some(Ok(_)) => listener.follow(0).boxed(),
             Some(Err(fault)) => return Err(fault),
-            None => return Err(Fault::unavailable(reason::DRAINING, "the coordinator is ending")),
+            None => return Err(draining()),
         };
         Ok(stream
             .map(|event| event.map(|event| pb::SubmitResponse { event: event.into(), ..Default::default() }))
@@ -70,10 +70,7 @@ impl Coordinator {
             return Ok(turn.listen());
         }
         if desk.draining {
-            return Err(Fault::unavailable(
-                reason::DRAINING,
-                "the coordinator takes nothing new: its group is draining",
-            ));
+            return Err(draining());
         }
         // The caller's trace is the turn's, unless another turn has it already.
         let free = |id: &TurnId| !desk.turns.contains_key(id);
@@ -229,6 +226,12 @@ impl Coordinator {
         let alone = turn.known.restored || turn.known.asked.claim.modality == Modality::Background;
         (!alone).then(|| Duration::from_secs_f64(self.settings.grace_s.max(0.0)))
     }
+}
+
+/// The next process of the group takes it.
+fn draining() -> Fault {
+    Fault::unavailable(reason::DRAINING, "the coordinator takes nothing new: its group is draining")
+        .retry_after(Duration::from_secs(1))
 }
 
 fn fresh_session() -> SessionId {

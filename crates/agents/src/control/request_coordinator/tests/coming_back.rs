@@ -65,6 +65,51 @@ async fn cancelling_ends_the_turn_frees_the_slot_and_keeps_what_was_said() {
 }
 
 #[tokio::test]
+async fn who_waits_can_stop_too_and_the_others_move_up() {
+    let (handler, gate) = Handler::new(Script::Say(vec!["Yes."])).gated();
+    let rig = rig(&handler, &Sessions::default(), json!({"running": 1})).await;
+    let first = submit(&rig, text(1, "first")).await.unwrap();
+    let mut second = submit(&rig, text(2, "second")).await.unwrap();
+    let mut third = submit(&rig, text(3, "third")).await.unwrap();
+    let (_, Event::Accepted(waiting)) = next(&mut second).await else { panic!("not accepted") };
+    let (_, Event::Accepted(behind)) = next(&mut third).await else { panic!("not accepted") };
+    assert_eq!((waiting.position, behind.position), (1, 2));
+    assert_eq!(cancel(&rig, "ana", &waiting.turn_id).await, Ok(true));
+    let (_, Event::Status(moved)) = next(&mut third).await else { panic!("its place was not told") };
+    assert_eq!((moved.stage.as_str(), moved.position), ("queued", 1));
+    let rest: Vec<_> = second.map(|e| e.unwrap().event.into_option().unwrap()).collect().await;
+    check(&rest);
+    assert_eq!(result(&rig, &waiting.request_id).await.state, "cancelled");
+    gate.add_permits(2);
+    all(first).await;
+    let rest: Vec<_> = third.map(|e| e.unwrap().event.into_option().unwrap()).collect().await;
+    check(&rest);
+    assert_eq!(handler.asked().len(), 2, "what was stopped while it waited was never begun");
+}
+
+#[tokio::test]
+async fn a_drain_lets_turns_end_and_refuses_new_ones_with_a_time_to_come_back() {
+    let (handler, gate) = Handler::new(Script::Say(vec!["Yes."])).gated();
+    let rig = rig(&handler, &Sessions::default(), json!({})).await;
+    let running = submit(&rig, text(1, "now")).await.unwrap();
+    until("it runs", || handler.open() == 1).await;
+    let (drained, ()) = tokio::join!(rig.drain(), async {
+        let refused = loop {
+            // The drain begins beside this; a request that is still taken ends with the others.
+            match submit(&rig, text(2, "later")).await {
+                Err(fault) => break fault,
+                Ok(taken) => drop(taken),
+            }
+        };
+        assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, reason::DRAINING));
+        assert!(refused.retry_after.is_some_and(|after| !after.is_zero()));
+        gate.add_permits(9);
+    });
+    drained.unwrap();
+    assert_eq!(ending(&all(running).await).unwrap().text, "Yes.");
+}
+
+#[tokio::test]
 async fn an_interruption_ends_what_the_session_does_and_numbers_rise() {
     let (handler, sessions) = (Handler::new(Script::Stall(vec!["Well,"])), Sessions::default());
     let mut rig = rig(&handler, &sessions, json!({})).await;
@@ -175,6 +220,50 @@ async fn after_a_restart_what_ran_runs_again_and_what_waited_goes_on() {
         assert_eq!(result(&rig, &begun.request_id).await.answer.text, "Twice.");
     }
     assert_eq!(handler.asked().len(), 3, "nothing runs again that has ended");
+}
+
+#[tokio::test]
+async fn twenty_turns_cut_off_by_a_crash_end_once_each() {
+    let (handler, sessions) = (Handler::new(Script::Stall(vec!["Once"])), Sessions::default());
+    let mut rig = rig(&handler, &sessions, json!({"running": 20, "per_user": 20})).await;
+    let mut begun = Vec::new();
+    for n in 1..=20 {
+        let mut events = submit(&rig, text(n, "Go.")).await.unwrap();
+        begun.push(to_first_delta(&mut events).await.0);
+    }
+    assert_eq!(handler.open(), 20);
+    handler.tell(Script::Say(vec!["Done."]));
+    rig.restart().await;
+    for turn in &begun {
+        let events = resume(&rig, &turn.turn_id, 0).await;
+        let events: Vec<Event> = events.into_iter().map(|e| e.event.unwrap()).collect();
+        assert_eq!(ending(&events).unwrap().text, "Done.");
+        let said: Vec<String> = sessions.said(&turn.session_id).into_iter().map(|(role, _)| role).collect();
+        assert_eq!(said, ["user", "assistant"]);
+    }
+    assert_eq!(handler.asked().len(), 40, "each was begun once more and no oftener");
+}
+
+#[tokio::test]
+async fn who_was_here_before_a_restart_is_told_of_when_idle() {
+    let handler = Handler::new(Script::Say(vec!["Yes."]));
+    let mut rig = rig(&handler, &Sessions::default(), json!({})).await;
+    all(submit(&rig, text(1, "Hello!")).await.unwrap()).await;
+    let told = |rig: &Running, topic: &str| rig.events().iter().filter(|e| e.topic == topic).count();
+    until("it is told of", || told(&rig, "user.active") == 1).await;
+    rig.clock.advance(std::time::Duration::from_secs(100));
+    rig.restart().await;
+    all(submit(&rig, text(2, "Still here.")).await.unwrap()).await;
+    rig.clock.advance(std::time::Duration::from_secs(299));
+    rig.reconcile("idle").await.unwrap();
+    assert_eq!((told(&rig, "user.active"), told(&rig, "user.idle")), (1, 0), "nobody came or went");
+    rig.clock.advance(std::time::Duration::from_secs(1));
+    rig.restart().await;
+    until("who left meanwhile is told of", || told(&rig, "user.idle") == 1).await;
+    rig.clock.advance(std::time::Duration::from_secs(600));
+    rig.restart().await;
+    all(submit(&rig, text(3, "Back.")).await.unwrap()).await;
+    until("who came back is told of", || told(&rig, "user.active") == 2).await;
 }
 
 #[tokio::test]
