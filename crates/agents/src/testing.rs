@@ -151,6 +151,7 @@ impl FakeEngine {
                         bound_to: (*bound_to).into(),
                         fallback_reason: if role == bound_to { String::new() } else { "no model of its own".into() },
                         context_tokens: engine.context_tokens,
+                        slots: 2,
                         expires_us: i64::MAX,
                         ..Default::default()
                     };

@@ -102,6 +102,13 @@ impl Handlers {
         })
     }
 
+    /// How many turns all handlers together can answer side by side; none when one of them says no number.
+    pub(super) fn parallel(&self) -> Option<usize> {
+        let known = self.known();
+        let of = |said: &DescribeResponse| usize::try_from(said.parallel).ok().filter(|turns| *turns > 0);
+        known.values().map(of).sum::<Option<usize>>().filter(|_| !known.is_empty())
+    }
+
     /// The model role that a turn of unknown intent will most likely ask for.
     pub(super) fn likely_role(&self) -> Option<String> {
         let known = self.known();

@@ -113,7 +113,7 @@ pub const DEF: AgentDef = AgentDef {
 pub struct Settings {
     /// Requests that may wait.
     pub queued: usize,
-    /// Requests that may run.
+    /// Requests that may run; fewer where handlers say that they cannot answer so many side by side.
     pub running: usize,
     /// Running requests of one person.
     pub per_user: usize,
@@ -167,12 +167,11 @@ impl Default for Settings {
 
 impl Settings {
     fn limits(&self) -> Limits {
-        let background = (self.running as f64 * self.background_share).floor() as usize;
         Limits {
             queued: self.queued,
-            running: self.running.max(1),
-            per_user: self.per_user.max(1),
-            background: background.max(1),
+            running: self.running,
+            per_user: self.per_user,
+            background_share: self.background_share,
         }
     }
 }
@@ -270,9 +269,19 @@ impl Coordinator {
         has as f64 / desk.queue.limits().running.max(has).max(1) as f64
     }
 
+    /// Lets as many turns run as can be answered.
+    fn fit_queue(self: &Arc<Self>) {
+        let answerable = self.handlers.parallel();
+        let more = self.desk().queue.fit(answerable);
+        if more {
+            self.pump();
+        }
+    }
+
     /// Asks handlers what they are good at, and says in health when those that were there are gone.
     async fn look_at_handlers(self: Arc<Self>) -> Result<(), Fault> {
         self.handlers.refresh().await;
+        self.fit_queue();
         let providers = self.handlers.providers();
         let away = |provider: &tandem_agent::Provider| provider.state.is_some_and(|state| !state.serves());
         if !providers.is_empty() && providers.iter().all(away) {

@@ -85,16 +85,24 @@ pub(super) struct Claim {
 }
 
 /// How many may do what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Limits {
     /// Requests that wait.
     pub(super) queued: usize,
-    /// Requests that run.
+    /// Requests that run; at least one may.
     pub(super) running: usize,
-    /// Running requests of one person.
+    /// Running requests of one person; at least one may.
     pub(super) per_user: usize,
+    /// Share of the running requests that nobody waits for; one may be in any case.
+    pub(super) background_share: f64,
+}
+
+impl Limits {
     /// Running requests that nobody waits for.
-    pub(super) background: usize,
+    pub(super) fn background(&self) -> usize {
+        let share = (self.running as f64 * self.background_share).floor() as usize;
+        share.max(1)
+    }
 }
 
 /// There is no room; trying again makes sense after this time.
@@ -120,6 +128,8 @@ struct Running {
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
+    /// Requests that may run when there is somebody to answer all of them.
+    most_running: usize,
     /// Off: only the way a request came counts.
     dynamic: bool,
     waiting: Vec<Waiting>,
@@ -139,7 +149,26 @@ const AGEING: Duration = Duration::from_secs(10);
 impl Queue {
     /// Nothing waits and nothing runs.
     pub(super) fn new(limits: Limits, dynamic: bool) -> Self {
-        Self { limits, dynamic, waiting: Vec::new(), running: HashMap::new(), arrivals: 0, service_s: FIRST_GUESS_S }
+        let most_running = limits.running.max(1);
+        let limits = Limits { running: most_running, per_user: limits.per_user.max(1), ..limits };
+        Self {
+            limits,
+            most_running,
+            dynamic,
+            waiting: Vec::new(),
+            running: HashMap::new(),
+            arrivals: 0,
+            service_s: FIRST_GUESS_S,
+        }
+    }
+
+    /// Lets no more requests run than can be answered side by side, as far as that is known: the others wait here, where
+    /// they have a place and their order counts. Those that run go on. True when more may run than before; then
+    /// [`Queue::start`] begins them.
+    pub(super) fn fit(&mut self, answerable: Option<usize>) -> bool {
+        let before = self.limits.running;
+        self.limits.running = answerable.map_or(self.most_running, |n| n.clamp(1, self.most_running));
+        self.limits.running > before
     }
 
     /// Takes a request in; what begins to run because of it, itself or nothing as a rule.
@@ -260,6 +289,6 @@ impl Queue {
         let count = |same: &dyn Fn(&Claim) -> bool| self.running.values().filter(|run| same(&run.claim)).count();
         count(&|other| other.user == claim.user) < self.limits.per_user
             && (claim.modality != Modality::Background
-                || count(&|other| other.modality == Modality::Background) < self.limits.background)
+                || count(&|other| other.modality == Modality::Background) < self.limits.background())
     }
 }

@@ -114,9 +114,10 @@ impl Coordinator {
         self.answer(turn, answering?, question, side).await
     }
 
-    async fn ranked(&self, turn: &Turn) -> Result<Vec<Candidate>, Fault> {
+    async fn ranked(self: &Arc<Self>, turn: &Turn) -> Result<Vec<Candidate>, Fault> {
         let language = &turn.known.asked.reply_language;
         let candidates = self.handlers.candidates(INTENT, language, |agent| self.load(agent)).await?;
+        self.fit_queue();
         Ok(rank(candidates, rand::random()))
     }
 

@@ -127,6 +127,7 @@ impl Chitchat {
             [Tongue::En, Tongue::Tl, Tongue::Taglish].map(|tongue| tongue.as_str().to_owned()).into();
         let spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
         languages.extend(spoken.into_iter().filter(|tag| Tongue::of_tag(tag).is_none()));
+        let slots = ROLES.iter().find_map(|role| self.tickets.at_hand(role)).map_or(0, |ticket| ticket.slots);
         Ok(DescribeResponse {
             agent: self.ctx.id().to_string(),
             intents: vec!["chat".into(), "unknown".into()],
@@ -134,6 +135,7 @@ impl Chitchat {
             capability: [("chat".to_owned(), 0.9), ("unknown".to_owned(), 0.6)].into_iter().collect(),
             side_effects: false,
             role: ROLES[0].into(),
+            parallel: slots,
             ..Default::default()
         })
     }

@@ -289,6 +289,7 @@ async fn it_describes_what_it_is_good_at() {
     assert_eq!((described.agent, described.role), (rig.id().to_string(), "llm.fast".to_owned()));
     assert_eq!(described.languages, ["en", "tl", "taglish"]);
     assert!(!described.side_effects && described.capability["chat"] >= 0.9);
+    assert_eq!(described.parallel, 2, "as many as the engine has slots");
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ pub(super) enum Script {
 pub(super) struct Handler {
     pub(super) capability: f64,
     pub(super) side_effects: bool,
+    /// Turns it says it can answer side by side.
+    pub(super) parallel: u32,
     script: Arc<Mutex<Script>>,
     asked: Arc<Mutex<Vec<HandleRequest>>>,
     /// Streams that are open now, and most at once.
@@ -69,6 +71,7 @@ impl Handler {
         Self {
             capability: 0.9,
             side_effects: false,
+            parallel: 0,
             script: Arc::new(Mutex::new(script)),
             asked: Arc::default(),
             open: Arc::default(),
@@ -131,6 +134,7 @@ impl Handler {
                         capability: [("unknown".to_owned(), handler.capability)].into_iter().collect(),
                         side_effects: handler.side_effects,
                         role: "llm.fast".into(),
+                        parallel: handler.parallel,
                         ..Default::default()
                     })
                 }

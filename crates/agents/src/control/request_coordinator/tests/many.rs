@@ -55,6 +55,26 @@ async fn of_two_hundred_requests_at_once_108_are_answered_and_none_is_lost() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_answered_side_by_side_waits_its_turn_and_is_answered() {
+    let (handler, gate) = Handler::new(Script::Say(vec!["Yes."])).gated();
+    let handler = Handler { parallel: 2, ..handler };
+    let rig = rig(&handler, &Sessions::default(), json!({})).await;
+    rig.reconcile("handlers").await.unwrap();
+    let turns = futures::future::join_all(
+        (0..10).map(|n| submit(&rig, pb::SubmitRequest { user_id: format!("u{n}"), ..text(n, "hi") })),
+    )
+    .await;
+    let status = rig.client().unary(coordinator::QUEUE_STATUS, Default::default(), &rig.call()).await.unwrap();
+    let waiting: u32 = status.queued.iter().map(|count| count.queued).sum();
+    assert_eq!((status.running, status.running_limit, waiting), (2, 2, 8));
+    gate.add_permits(10);
+    for turn in turns {
+        assert_eq!(ending(&all(turn.unwrap()).await).unwrap().text, "Yes.");
+    }
+    assert_eq!(handler.most(), 2);
+}
+
+#[tokio::test]
 async fn who_waits_is_told_its_place_until_it_begins() {
     let (handler, gate) = Handler::new(Script::Say(vec!["Yes."])).gated();
     let rig = rig(&handler, &Sessions::default(), json!({"running": 1})).await;

@@ -8,7 +8,7 @@ use tandem_types::{Timestamp, TurnId, UserId};
 
 use crate::control::request_coordinator::queue::{Claim, Limits, Modality, Queue, Standing, Urgency};
 
-const LIMITS: Limits = Limits { queued: 100, running: 8, per_user: 2, background: 2 };
+const LIMITS: Limits = Limits { queued: 100, running: 8, per_user: 2, background_share: 0.25 };
 
 fn claim(user: u32, modality: Modality, standing: Standing, urgency: Urgency) -> Claim {
     Claim { user: UserId::new(format!("u{user}")).unwrap(), modality, standing, urgency }
@@ -89,6 +89,28 @@ fn one_person_does_not_hold_up_the_others() {
     assert_eq!(queue.start(at(2)), [id(2)]);
 }
 
+#[test]
+fn no_more_run_than_can_be_answered() {
+    let mut queue = Queue::new(LIMITS, true);
+    for n in 0..12 {
+        queue.offer(id(n), plain(n), at(0)).unwrap();
+    }
+    assert!(!queue.fit(Some(2)));
+    assert_eq!((queue.running(), queue.limits().running, queue.limits().background()), (8, 2, 1), "what runs goes on");
+    for n in 0..6 {
+        queue.end(id(n), at(1));
+        assert_eq!(queue.start(at(1)), []);
+    }
+    queue.end(id(6), at(2));
+    assert_eq!(queue.start(at(2)), [id(8)]);
+    for (answerable, more, running) in [(Some(0), false, 1), (Some(4), true, 4), (Some(99), true, 8), (None, false, 8)]
+    {
+        assert_eq!((queue.fit(answerable), queue.limits().running), (more, running), "{answerable:?}");
+    }
+    assert_eq!(queue.start(at(3)), [id(9), id(10), id(11)]);
+    assert_eq!(Queue::new(Limits { running: 0, ..LIMITS }, true).limits().running, 1);
+}
+
 /// Ten minutes of arrivals that keep some fifty requests waiting for eight slots; when does the low one start?
 fn waits_under_load(low: Claim, others: impl Fn(u32) -> Claim) -> Duration {
     let mut queue = Queue::new(LIMITS, true);
@@ -146,7 +168,10 @@ proptest! {
     /// Whatever comes and goes: no limit is passed, nothing is lost or run twice, and the full queue refuses.
     #[test]
     fn limits_hold_and_nothing_is_lost(
-        steps in proptest::collection::vec((any_claim(), 0u64..3_000, proptest::option::of(0usize..300)), 1..300),
+        steps in proptest::collection::vec(
+            (any_claim(), 0u64..3_000, proptest::option::of(0usize..300), proptest::option::of(0usize..12)),
+            1..300,
+        ),
         dynamic: bool,
     ) {
         let limits = Limits { queued: 20, ..LIMITS };
@@ -154,8 +179,15 @@ proptest! {
         let mut claims: BTreeMap<TurnId, Claim> = BTreeMap::new();
         let (mut running, mut waiting): (HashSet<TurnId>, HashSet<TurnId>) = Default::default();
         let mut now = 0;
-        for (n, (claim, pause, ends)) in (0u32..).zip(steps) {
+        for (n, (claim, pause, ends, answerable)) in (0u32..).zip(steps) {
             now += pause;
+            let most = running.len().max(answerable.map_or(limits.running, |n| n.clamp(1, limits.running)));
+            if queue.fit(answerable) {
+                for turn in queue.start(at(now)) {
+                    prop_assert!(waiting.remove(&turn), "begun twice or never taken");
+                    running.insert(turn);
+                }
+            }
             match queue.offer(id(n), claim.clone(), at(now)) {
                 Ok(started) => {
                     claims.insert(id(n), claim);
@@ -183,8 +215,8 @@ proptest! {
                 }
             }
             let count = |of: &dyn Fn(&Claim) -> bool| running.iter().filter(|turn| of(&claims[*turn])).count();
-            prop_assert!(running.len() <= limits.running && waiting.len() <= limits.queued);
-            prop_assert!(count(&|c| c.modality == Modality::Background) <= limits.background);
+            prop_assert!(running.len() <= most && waiting.len() <= limits.queued);
+            prop_assert!(count(&|c| c.modality == Modality::Background) <= limits.background());
             for claim in claims.values() {
                 prop_assert!(count(&|c| c.user == claim.user) <= limits.per_user);
             }
