@@ -70,6 +70,84 @@ fn rpcs(set: &prost_types::FileDescriptorSet) -> Result<String, std::fmt::Error>
     Ok(code)
 }
 
+/// Index of every message, by its full name with a leading dot.
+fn messages<'a>(
+    scope: &str,
+    found: &'a [prost_types::DescriptorProto],
+    all: &mut Vec<(String, &'a prost_types::DescriptorProto)>,
+) {
+    for message in found {
+        let name = format!("{scope}.{}", message.name());
+        all.push((name.clone(), message));
+        messages(&name, &message.nested_type, all);
+    }
+}
+
+fn enums<'a>(
+    scope: &str,
+    here: &'a [prost_types::EnumDescriptorProto],
+    inner: &'a [prost_types::DescriptorProto],
+    all: &mut Vec<(String, &'a prost_types::EnumDescriptorProto)>,
+) {
+    all.extend(here.iter().map(|e| (format!("{scope}.{}", e.name()), e)));
+    for message in inner {
+        enums(&format!("{scope}.{}", message.name()), &message.enum_type, &message.nested_type, all);
+    }
+}
+
+/// What a request may hold, as constants: which fields each message has and of what kind (see `src/strict.rs`). Tables
+/// in the program cost a process nothing until it reads them; a descriptor set read at run time stays in its memory.
+fn schema(set: &prost_types::FileDescriptorSet) -> Result<String, std::fmt::Error> {
+    use prost_types::field_descriptor_proto::{Label, Type};
+    let (mut all, mut words) = (Vec::new(), Vec::new());
+    for file in &set.file {
+        let scope = format!(".{}", file.package());
+        messages(&scope, &file.message_type, &mut all);
+        enums(&scope, &file.enum_type, &file.message_type, &mut words);
+    }
+    let place = |name: &str| all.iter().position(|(known, _)| known == name).expect("every message is in the set");
+    let word = |name: &str| words.iter().position(|(known, _)| known == name).expect("every enum is in the set");
+    let mut code = String::from("use super::{Field, Kind, Message};\n");
+    writeln!(code, "pub(super) static MESSAGES: &[Message] = &[")?;
+    for (_, message) in &all {
+        let map_entry = message.options.as_ref().is_some_and(|options| options.map_entry());
+        writeln!(code, "    Message {{ map_entry: {map_entry}, fields: &[")?;
+        for field in &message.field {
+            let kind = match field.r#type() {
+                Type::Message | Type::Group => format!("Message({})", place(field.type_name())),
+                Type::Enum => format!("Enum({})", word(field.type_name())),
+                simple => format!("{simple:?}"),
+            };
+            writeln!(
+                code,
+                "        Field {{ number: {}, json: {:?}, proto: {:?}, kind: Kind::{kind}, repeated: {} }},",
+                field.number(),
+                field.json_name(),
+                field.name(),
+                field.label() == Label::Repeated,
+            )?;
+        }
+        writeln!(code, "    ] }},")?;
+    }
+    writeln!(code, "];\npub(super) static ENUMS: &[&[&str]] = &[")?;
+    for (_, values) in &words {
+        let names: Vec<&str> = values.value.iter().map(|value| value.name()).collect();
+        writeln!(code, "    &{names:?},")?;
+    }
+    let mut inputs = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                inputs.push((path, place(method.input_type())));
+            }
+        }
+    }
+    inputs.sort();
+    writeln!(code, "];\n/// Sorted by path.\npub(super) static INPUTS: &[(&str, usize)] = &{inputs:?};")?;
+    Ok(code)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("proto");
     println!("cargo:rerun-if-changed=proto");
@@ -83,6 +161,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.include_source_info(true).include_imports(true).open_files(&files)?;
     let mut set = compiler.file_descriptor_set();
     std::fs::write(out.join("_rpcs.rs"), rpcs(&set)?)?;
+    std::fs::write(out.join("_schema.rs"), schema(&set)?)?;
 
     let mut bare = set.clone();
     bare.file.iter_mut().for_each(|file| file.source_code_info = None);
