@@ -16,6 +16,7 @@ use tandem_types::{Code, Fault, reason};
 use crate::call::Call;
 use crate::channel::{Body, Channel};
 use crate::errors::fault_from_wire;
+use crate::idle::Idle;
 use crate::rpc::{Bidi, ServerStream, Unary, Wire, default_deadline};
 
 /// A stream of messages that ends after its first fault.
@@ -70,7 +71,8 @@ impl Client {
             .map_err(|e| fault_from_wire(&e))
     }
 
-    /// One request, a stream of responses. Dropping the stream cancels the call.
+    /// One request, a stream of responses. Dropping the stream cancels the call. Without a deadline it ends when it is
+    /// silent for longer than [`crate::rpc::idle_limit`].
     pub async fn server_stream<Req: Wire, Res: Wire>(
         &self,
         rpc: ServerStream<Req, Res>,
@@ -79,16 +81,17 @@ impl Client {
     ) -> Result<FaultStream<Res>, Fault> {
         let options = Self::options(rpc.path(), call, true)?;
         let spec = Spec::client(rpc.path(), StreamType::ServerStream);
-        let stream =
-            call_server_stream::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options)
-                .await
-                .map_err(|e| fault_from_wire(&e))?;
-        Ok(Box::pin(futures::stream::unfold(Some(stream), |state| async move {
-            let mut stream = state?;
-            match stream.message::<Res>().await {
-                Ok(Some(message)) => Some((Ok(owned::<Res>(&message)), Some(stream))),
-                Ok(None) => None,
-                Err(error) => Some((Err(fault_from_wire(&error)), None)),
+        let idle = Idle::of_caller(rpc.path(), call);
+        let opening =
+            call_server_stream::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options);
+        let stream = idle.open(async { opening.await.map_err(|e| fault_from_wire(&e)) }).await?;
+        Ok(Box::pin(futures::stream::unfold(Some((stream, idle)), |state| async move {
+            let (mut stream, idle) = state?;
+            match idle.next(stream.message::<Res>()).await {
+                Ok(Ok(Some(message))) => Some((Ok(owned::<Res>(&message)), Some((stream, idle)))),
+                Ok(Ok(None)) => None,
+                Ok(Err(error)) => Some((Err(fault_from_wire(&error)), None)),
+                Err(fault) => Some((Err(fault), None)),
             }
         })))
     }
@@ -101,11 +104,14 @@ impl Client {
     ) -> Result<BidiCall<Req, Res>, Fault> {
         let options = Self::options(rpc.path(), call, true)?;
         let spec = Spec::client(rpc.path(), StreamType::BidiStream);
-        let stream = call_bidi_stream::<_, Req, Res::View<'static>>(&self.channel, &self.config, spec, options)
-            .await
-            .map_err(|e| fault_from_wire(&e))?;
+        let idle = Idle::of_caller(rpc.path(), call);
+        let opening = call_bidi_stream::<_, Req, Res::View<'static>>(&self.channel, &self.config, spec, options);
+        let stream = idle.open(async { opening.await.map_err(|e| fault_from_wire(&e)) }).await?;
         let (sender, receiver) = stream.into_split();
-        Ok(BidiCall { sender: BidiSender { half: sender }, receiver: BidiReceiver { half: receiver } })
+        Ok(BidiCall {
+            sender: BidiSender { half: sender, idle: idle.clone() },
+            receiver: BidiReceiver { half: receiver, idle },
+        })
     }
 
     /// Sends a request that is in the contract's HTTP form already, and hands the answer back unread, as it arrives.
@@ -134,11 +140,13 @@ pub struct BidiCall<Req, Res: HasMessageView> {
 /// The sending half; dropping it says that nothing more comes.
 pub struct BidiSender<Req> {
     half: connectrpc::client::BidiSendHalf<Req>,
+    idle: Idle,
 }
 
 impl<Req: Wire> BidiSender<Req> {
     /// Sends one request; waits while the provider is behind.
     pub async fn send(&mut self, request: Req) -> Result<(), Fault> {
+        self.idle.beat();
         self.half.send(request).await.map_err(|e| fault_from_wire(&e))
     }
 }
@@ -146,12 +154,13 @@ impl<Req: Wire> BidiSender<Req> {
 /// The receiving half.
 pub struct BidiReceiver<Res: HasMessageView> {
     half: connectrpc::client::BidiRecvHalf<Body, Res::View<'static>>,
+    idle: Idle,
 }
 
 impl<Res: Wire> BidiReceiver<Res> {
     /// The next response; none at the end.
     pub async fn message(&mut self) -> Result<Option<Res>, Fault> {
-        match self.half.message::<Res>().await {
+        match self.idle.next(self.half.message::<Res>()).await? {
             Ok(message) => Ok(message.map(|m| owned::<Res>(&m))),
             Err(error) => Err(fault_from_wire(&error)),
         }

@@ -11,6 +11,7 @@ mod client;
 mod convert;
 mod edge;
 mod errors;
+mod idle;
 pub mod rpc;
 mod service;
 pub mod strict;

@@ -31,7 +31,7 @@ pub struct RpcFacts {
 }
 
 impl RpcFacts {
-    /// Time a call gets that states none. Streams: idle time between messages.
+    /// Time a unary call gets that states none.
     pub fn deadline(&self) -> Duration {
         default_deadline(self.path)
     }
@@ -78,7 +78,7 @@ rpc!(
     Bidi, Flow::Bidi
 );
 
-/// `(path prefix, milliseconds)`; the longest prefix counts. Time of a call that states none.
+/// `(path prefix, milliseconds)`; the longest prefix counts. Time of a unary call that states none.
 const DEADLINES: &[(&str, u64)] = &[
     ("/", 5_000),
     ("/tandem.registry.v1.Registry/", 1_000),
@@ -94,8 +94,6 @@ const DEADLINES: &[(&str, u64)] = &[
     ("/tandem.system.v1.System/StopAgent", 40_000),
     ("/tandem.system.v1.System/RecycleGroup", 120_000),
     ("/tandem.coordinator.v1.Coordinator/", 2_000),
-    ("/tandem.coordinator.v1.Coordinator/Submit", 60_000),
-    ("/tandem.coordinator.v1.Coordinator/Resume", 60_000),
     ("/tandem.model.v1.Models/", 2_000),
     ("/tandem.model.v1.Models/Load", 120_000),
     ("/tandem.model.v1.Models/Unload", 60_000),
@@ -106,12 +104,35 @@ const DEADLINES: &[(&str, u64)] = &[
     ("/tandem.session.v1.Sessions/", 200),
     ("/tandem.session.v1.Sessions/SearchTurns", 1_000),
     ("/tandem.dialogue.v1.Dialogue/", 1_000),
-    ("/tandem.dialogue.v1.Dialogue/Handle", 60_000),
-    ("/tandem.dialogue.v1.Dialogue/Compose", 60_000),
     ("/grpc.health.v1.Health/", 1_000),
 ];
 
-/// Time of a call to `path` that states none; for streams, the longest silence between two messages.
+/// The longest silence of a stream that states no deadline, unless [`IDLE`] has another.
+pub const DEFAULT_IDLE: Duration = Duration::from_secs(30);
+
+/// Streams with another idle limit, in seconds. None: it follows changes and may be silent for hours; whether its
+/// provider is still there is asked of the connection beneath it.
+const IDLE: &[(&str, Option<u64>)] = &[
+    // A turn may wait long for its place and is ended by its coordinator, at the latest after this time.
+    ("/tandem.coordinator.v1.Coordinator/Submit", Some(600)),
+    ("/tandem.coordinator.v1.Coordinator/Resume", Some(600)),
+    ("/tandem.dialogue.v1.Dialogue/Handle", Some(60)),
+    ("/tandem.dialogue.v1.Dialogue/Compose", Some(60)),
+    ("/tandem.registry.v1.Registry/Watch", None),
+    ("/tandem.twin.v1.Twin/Watch", None),
+    ("/tandem.telemetry.v1.Telemetry/WatchHealth", None),
+    ("/tandem.system.v1.Host/Subscribe", None),
+];
+
+/// How long a stream at `path` may be silent when its caller set no deadline; none for those that follow changes.
+pub fn idle_limit(path: &str) -> Option<Duration> {
+    match IDLE.iter().find(|(known, _)| *known == path) {
+        Some((_, seconds)) => seconds.map(Duration::from_secs),
+        None => Some(DEFAULT_IDLE),
+    }
+}
+
+/// Time of a unary call to `path` that states none.
 pub fn default_deadline(path: &str) -> Duration {
     let (_, ms) = DEADLINES
         .iter()
@@ -119,6 +140,11 @@ pub fn default_deadline(path: &str) -> Duration {
         .max_by_key(|(prefix, _)| prefix.len())
         .unwrap_or(&("/", 5_000));
     Duration::from_millis(*ms)
+}
+
+/// Whether a call to `path` begins a trace when its caller is in none: what a person asks for does.
+pub fn begins_trace(path: &str) -> bool {
+    path == coordinator::SUBMIT.path()
 }
 
 include!(concat!(env!("OUT_DIR"), "/_rpcs.rs"));
@@ -143,6 +169,15 @@ mod tests {
         ] {
             assert_eq!(default_deadline(path), Duration::from_millis(ms), "{path}");
         }
+    }
+
+    #[test]
+    fn every_stated_idle_limit_is_of_a_stream() {
+        for (path, _) in IDLE {
+            assert!(find(path).is_some_and(|rpc| rpc.flow != Flow::Unary), "{path} is no stream of the contract");
+        }
+        assert_eq!(idle_limit(engine::GENERATE.path()), Some(DEFAULT_IDLE));
+        assert_eq!(idle_limit(host::SUBSCRIBE.path()), None);
     }
 
     #[test]

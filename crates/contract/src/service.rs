@@ -15,6 +15,7 @@ use crate::call::Call;
 use crate::client::FaultStream;
 use crate::edge::{Edge, Observer};
 use crate::errors::{fault_from_wire, to_wire};
+use crate::idle::Idle;
 use crate::rpc::{Bidi, ServerStream, Unary, Wire};
 use crate::{Body, MAX_REQUEST_BYTES, strict};
 
@@ -79,7 +80,7 @@ impl Service {
         self
     }
 
-    /// Serves an RPC with a stream of responses.
+    /// Serves an RPC with a stream of responses. Without a deadline it ends when it is silent for too long.
     #[must_use]
     pub fn server_stream<Req, Res, F, Fut>(mut self, rpc: ServerStream<Req, Res>, handler: F) -> Self
     where
@@ -94,8 +95,13 @@ impl Service {
             service,
             method,
             streaming_handler_fn(move |ctx: RequestContext, request: Req| {
-                let answer = handler(call_of(&ctx), request);
-                async move { Ok::<_, ConnectError>(Response::new(on_wire(opened(answer.await)))) }
+                let call = call_of(&ctx);
+                let idle = Idle::of_provider(rpc.path(), &call);
+                let answer = handler(call, request);
+                async move {
+                    let reply = opened(idle.open(answer).await);
+                    Ok::<_, ConnectError>(Response::new(on_wire(idle.guard(reply))))
+                }
             }),
         );
         self
@@ -116,10 +122,18 @@ impl Service {
             service,
             method,
             bidi_streaming_handler_fn(move |ctx: RequestContext, requests: ServiceStream<Req>| {
-                let requests: FaultStream<Req> =
-                    Box::pin(requests.map(|item| item.map_err(|error| fault_from_wire(&error))));
-                let answer = handler(call_of(&ctx), requests);
-                async move { Ok::<_, ConnectError>(Response::new(on_wire(opened(answer.await)))) }
+                let call = call_of(&ctx);
+                let idle = Idle::of_provider(rpc.path(), &call);
+                let heard = idle.clone();
+                let requests: FaultStream<Req> = Box::pin(requests.map(move |item| {
+                    heard.beat();
+                    item.map_err(|error| fault_from_wire(&error))
+                }));
+                let answer = handler(call, requests);
+                async move {
+                    let reply = opened(idle.open(answer).await);
+                    Ok::<_, ConnectError>(Response::new(on_wire(idle.guard(reply))))
+                }
             }),
         );
         self
