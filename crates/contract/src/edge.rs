@@ -11,11 +11,12 @@ use connectrpc::interceptor::{
 };
 use futures::{FutureExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderValue};
-use tandem_types::{AgentId, Code, Fault};
+use tandem_types::{AgentId, Code, Fault, TurnId};
 use tracing::Instrument as _;
 
 use crate::call::{Call, TRACEPARENT_HEADER, TraceParent};
 use crate::errors::{fault_from_wire, to_wire};
+use crate::rpc::begins_trace;
 
 /// How a call ended.
 #[derive(Debug)]
@@ -107,7 +108,13 @@ impl Edge {
     fn begin(&self, path: Option<&str>, headers: &mut HeaderMap) -> (Finish, tracing::Span) {
         let path = path.unwrap_or_default().to_owned();
         let caller: Option<TraceParent> = Call::from_headers(headers, None).trace;
-        let span = caller.map(|parent| TraceParent { span: rand::random(), ..parent });
+        let span = match caller {
+            Some(parent) => Some(TraceParent { span: rand::random(), ..parent }),
+            None if begins_trace(&path) => {
+                Some(TraceParent { trace: TurnId(rand::random()), span: rand::random(), sampled: true })
+            }
+            None => None,
+        };
         if let Some(value) = span.and_then(|s| HeaderValue::from_str(&s.to_string()).ok()) {
             headers.insert(TRACEPARENT_HEADER, value);
         }
@@ -242,6 +249,30 @@ mod tests {
         assert_eq!((fault.reason.as_str(), fault.retry_after), ("why", Some(Duration::from_secs(1))));
         assert_eq!(fault.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(*heard.0.lock().unwrap(), ["SessionMemoryAgent /tandem.registry.v1.Registry/Watch unavailable"]);
+    }
+
+    #[tokio::test]
+    async fn a_persons_request_begins_a_trace_and_other_calls_do_not() {
+        use crate::pb::tandem::coordinator::v1::{SubmitRequest, SubmitResponse};
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (submitted, read) = (seen.clone(), seen.clone());
+        let (client, _) = client(
+            Service::new()
+                .server_stream(crate::rpc::coordinator::SUBMIT, move |call: Call, _: SubmitRequest| {
+                    submitted.lock().unwrap().push(call.trace);
+                    async { Ok(Box::pin(futures::stream::empty()) as crate::Reply<SubmitResponse>) }
+                })
+                .unary(sessions::GET_WINDOW, move |call, _: GetWindowRequest| {
+                    read.lock().unwrap().push(call.trace);
+                    async { Ok(GetWindowResponse::default()) }
+                }),
+        );
+        let call = Call::from_door("test");
+        let stream = client.server_stream(crate::rpc::coordinator::SUBMIT, SubmitRequest::default(), &call).await;
+        assert_eq!(stream.unwrap().count().await, 0);
+        client.unary(sessions::GET_WINDOW, GetWindowRequest::default(), &call).await.unwrap();
+        let seen = seen.lock().unwrap();
+        assert!(seen[0].is_some_and(|trace| trace.sampled) && seen[1].is_none(), "{seen:?}");
     }
 
     #[tokio::test]

@@ -82,6 +82,7 @@ impl Coordinator {
         let known = Known {
             request: RequestId(Uuid::now_v7().into_bytes()),
             id,
+            span: call.trace.map_or_else(rand::random, |trace| trace.span),
             key: Some(key),
             session: match asked.content {
                 Content::Messages(_) => None,
@@ -162,6 +163,7 @@ impl Coordinator {
         Ok(Known {
             request: row.id,
             id: row.turn,
+            span: rand::random(),
             key: None,
             body: row.body,
             named_session: asked.session.is_some(),

@@ -27,6 +27,8 @@ pub(super) struct Known {
     pub(super) request: RequestId,
     /// The turn, which is also the trace.
     pub(super) id: TurnId,
+    /// The span that what is done for it belongs to.
+    pub(super) span: [u8; 8],
     /// What makes sending it twice safe; none once it was restored.
     pub(super) key: Option<IdempotencyKey>,
     /// The request as it came, to tell a repetition from a reused key.
@@ -124,8 +126,7 @@ impl Turn {
 
     /// For calls made for this turn: its time, its trace.
     pub(super) fn call(&self) -> Call {
-        let span: [u8; 8] = rand::random();
-        let trace = TraceParent { trace: self.known.id, span, sampled: true };
+        let trace = TraceParent { trace: self.known.id, span: self.known.span, sampled: true };
         let deadline = self.known.deadline.checked_sub(HOP_COST).unwrap_or(self.known.deadline);
         Call { deadline: Some(deadline), ..Call::by(&self.known.by) }.traced(trace)
     }
