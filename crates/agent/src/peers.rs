@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use tandem_contract::rpc::{Bidi, ServerStream, Unary, Wire};
 use tandem_contract::{AGENT_HEADER, BidiCall, Body, CALLER_HEADER, Call, Channel, Client, FaultStream, LocalService};
 use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
@@ -40,6 +41,53 @@ struct Shared {
 pub struct Peers {
     shared: Arc<Shared>,
     me: AgentId,
+}
+
+/// Leave to call a provider. Dropped without a word, because the caller left, it says nothing about the provider.
+struct Leave {
+    shared: Arc<Shared>,
+    of: Option<(AgentId, &'static str)>,
+}
+
+impl Leave {
+    /// Says how the call went.
+    fn tell(mut self, outcome: Result<(), &Fault>) {
+        let Some(of) = self.of.take() else { return };
+        let mut breakers = lock(&self.shared.breakers);
+        let breaker = breakers.entry(of).or_default();
+        match outcome {
+            Ok(()) => breaker.success(),
+            Err(fault) => match fault.code {
+                // A provider that says why it cannot is alive; only silence, bugs and lateness count against it.
+                Code::Unavailable if fault.agent.is_none() && fault.reason == reason::PEER_AWAY => {
+                    breaker.failure(Instant::now());
+                }
+                Code::Internal | Code::DeadlineExceeded => breaker.failure(Instant::now()),
+                Code::Cancelled => breaker.abandoned(),
+                _ => breaker.success(),
+            },
+        }
+    }
+
+    /// Says so when the first item comes: a refusal travels as an item of the stream.
+    fn tell_by_first<T: 'static>(self, stream: FaultStream<T>) -> FaultStream<T> {
+        let mut leave = Some(self);
+        Box::pin(stream.inspect(move |item| {
+            if let Some(leave) = leave.take() {
+                leave.tell(item.as_ref().map(drop));
+            }
+        }))
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some(of) = self.of.take()
+            && let Some(breaker) = lock(&self.shared.breakers).get_mut(&of)
+        {
+            breaker.abandoned();
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -156,10 +204,11 @@ impl Peers {
         })
     }
 
-    fn pass_breaker(&self, provider: &Provider, path: &'static str) -> Result<(), Fault> {
-        let key = (provider.agent.clone(), path);
-        match lock(&self.shared.breakers).entry(key).or_default().ask(Instant::now()) {
-            Gate::Pass | Gate::Trial => Ok(()),
+    fn pass_breaker(&self, provider: &Provider, path: &'static str) -> Result<Leave, Fault> {
+        let of = (provider.agent.clone(), path);
+        let gate = lock(&self.shared.breakers).entry(of.clone()).or_default().ask(Instant::now());
+        match gate {
+            Gate::Pass | Gate::Trial => Ok(Leave { shared: self.shared.clone(), of: Some(of) }),
             Gate::Refuse(wait) => Err(Fault::unavailable(
                 reason::BREAKER_OPEN,
                 format!(
@@ -169,23 +218,6 @@ impl Peers {
                 ),
             )
             .retry_after(wait)),
-        }
-    }
-
-    fn record(&self, provider: &Provider, path: &'static str, outcome: Result<(), &Fault>) {
-        let mut breakers = lock(&self.shared.breakers);
-        let breaker = breakers.entry((provider.agent.clone(), path)).or_default();
-        match outcome {
-            Ok(()) => breaker.success(),
-            Err(fault) => match fault.code {
-                // A provider that says why it cannot is alive; only silence, bugs and lateness count against it.
-                Code::Unavailable if fault.agent.is_none() && fault.reason == reason::PEER_AWAY => {
-                    breaker.failure(Instant::now());
-                }
-                Code::Internal | Code::DeadlineExceeded => breaker.failure(Instant::now()),
-                Code::Cancelled => breaker.abandoned(),
-                _ => breaker.success(),
-            },
         }
     }
 
@@ -208,10 +240,10 @@ impl Peers {
         let mut attempt = 0;
         loop {
             let provider = self.choose(path, &call)?;
-            self.pass_breaker(&provider, path)?;
+            let leave = self.pass_breaker(&provider, path)?;
             let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
             let answer = client.unary(rpc, request.clone(), &self.outgoing(&provider, &call)).await;
-            self.record(&provider, path, answer.as_ref().map(drop));
+            leave.tell(answer.as_ref().map(drop));
             let fault = match answer {
                 Ok(response) => return Ok(response),
                 Err(fault) => fault,
@@ -234,11 +266,15 @@ impl Peers {
         call: &Call,
     ) -> Result<FaultStream<Res>, Fault> {
         let provider = self.choose(rpc.path(), call)?;
-        self.pass_breaker(&provider, rpc.path())?;
+        let leave = self.pass_breaker(&provider, rpc.path())?;
         let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
-        let answer = client.server_stream(rpc, request, &self.outgoing(&provider, call)).await;
-        self.record(&provider, rpc.path(), answer.as_ref().map(drop));
-        answer
+        match client.server_stream(rpc, request, &self.outgoing(&provider, call)).await {
+            Ok(stream) => Ok(leave.tell_by_first(stream)),
+            Err(fault) => {
+                leave.tell(Err(&fault));
+                Err(fault)
+            }
+        }
     }
 
     /// A stream each way. Not repeated.
@@ -248,10 +284,10 @@ impl Peers {
         call: &Call,
     ) -> Result<BidiCall<Req, Res>, Fault> {
         let provider = self.choose(rpc.path(), call)?;
-        self.pass_breaker(&provider, rpc.path())?;
+        let leave = self.pass_breaker(&provider, rpc.path())?;
         let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
         let answer = client.bidi(rpc, &self.outgoing(&provider, call)).await;
-        self.record(&provider, rpc.path(), answer.as_ref().map(drop));
+        leave.tell(answer.as_ref().map(drop));
         answer
     }
 
@@ -264,14 +300,14 @@ impl Peers {
     ) -> Result<http::Response<Body>, Fault> {
         let call = Call::default();
         let provider = self.choose(path, &call)?;
-        self.pass_breaker(&provider, path)?;
+        let leave = self.pass_breaker(&provider, path)?;
         let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
         for name in [CALLER_HEADER, AGENT_HEADER] {
             request.headers_mut().remove(name);
         }
         request.headers_mut().extend(self.outgoing(&provider, &call).headers());
         let answer = client.forward(request).await;
-        self.record(&provider, path, answer.as_ref().map(drop));
+        leave.tell(answer.as_ref().map(drop));
         answer
     }
 }
@@ -327,6 +363,22 @@ mod tests {
         let peers = Peers::new(fleet(&[]), "a/x/Me".parse().unwrap());
         let fault = peers.unary(sessions::GET_WINDOW, Default::default(), &Call::default()).await.unwrap_err();
         assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::NOT_BUILT));
+    }
+
+    #[tokio::test]
+    async fn a_trial_whose_caller_left_leaves_room_for_the_next() {
+        let peers = Peers::new(fleet(&["a"]), "a/x/Me".parse().unwrap());
+        let (provider, path) = (peers.providers(sessions::GET_WINDOW.path()).remove(0), sessions::GET_WINDOW.path());
+        let opened = Instant::now().checked_sub(std::time::Duration::from_secs(40)).unwrap();
+        for _ in 0..3 {
+            let of = (provider.agent.clone(), path);
+            lock(&peers.shared.breakers).entry(of).or_default().failure(opened);
+        }
+        let trial = peers.pass_breaker(&provider, path).unwrap();
+        assert!(peers.pass_breaker(&provider, path).is_err(), "one trial at a time");
+        drop(trial);
+        peers.pass_breaker(&provider, path).unwrap().tell(Ok(()));
+        assert!(peers.pass_breaker(&provider, path).is_ok());
     }
 
     #[tokio::test]
