@@ -6,6 +6,7 @@
 //! as the queue is empty, so a lone write costs one `fsync` and nothing more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -118,11 +119,15 @@ pub(super) fn run(
     mut queue: mpsc::Receiver<Message>,
     counters: &Counters,
 ) -> Result<(), Error> {
+    let name = connection.path().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+    let took = metrics::histogram!("tandem_store_write_seconds", "store" => name.to_string_lossy().into_owned());
     while let Some(message) = queue.blocking_recv() {
         let mut next = Some(message);
         while let Some(message) = next.take() {
             match message {
-                Message::Write(first) => next = commit_group(&mut connection, first, &mut queue, counters),
+                Message::Write(first) => {
+                    next = commit_group(&mut connection, first, &mut queue, counters, &took);
+                }
                 Message::Checkpoint(reply) => {
                     let _ = reply.send(checkpoint(&connection));
                 }
@@ -140,6 +145,7 @@ fn commit_group(
     first: Box<dyn Write>,
     queue: &mut mpsc::Receiver<Message>,
     counters: &Counters,
+    took: &metrics::Histogram,
 ) -> Option<Message> {
     let begun = Instant::now();
     let mut group = vec![first];
@@ -175,6 +181,7 @@ fn commit_group(
     if committed.is_ok() && kept > 0 {
         counters.writes.fetch_add(kept, Ordering::Relaxed);
         counters.commits.fetch_add(1, Ordering::Relaxed);
+        took.record(begun.elapsed());
     }
     let lost = committed.err();
     group.into_iter().for_each(|write| write.settle(lost));
