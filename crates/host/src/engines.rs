@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tandem_contract::Call;
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::system::v1 as pb;
+use tandem_contract::{Call, rpc};
 use tandem_process::{Child, LogFile, Spawn, usage};
-use tandem_types::{Fault, Health, State};
+use tandem_types::{AgentId, Fault, Health, State, Timestamp, reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use tandem_agent::Clock;
+use tandem_agent::{Clock, Peers};
+
+use crate::reports::{Reports, Severity};
 
 /// Longest time an engine may take to load when the caller sets none.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -34,6 +36,7 @@ pub struct EnginePrograms {
 
 struct Engine {
     info: pb::EngineProcess,
+    roles: Vec<String>,
     key: Vec<u8>,
     stop: mpsc::Sender<Duration>,
 }
@@ -41,11 +44,25 @@ struct Engine {
 /// The engines of one group.
 pub(crate) struct Engines {
     programs: EnginePrograms,
-    group: String,
+    host: AgentId,
     clock: Clock,
     cancel: CancellationToken,
+    reports: Arc<Reports>,
     running: Arc<Mutex<BTreeMap<String, Engine>>>,
 }
+
+/// An engine with what it is for and whether it can do it.
+pub(crate) struct Proven {
+    pub(crate) info: pb::EngineProcess,
+    pub(crate) roles: Vec<String>,
+    /// It has answered a real request within the last ten minutes.
+    pub(crate) capable: bool,
+}
+
+/// An answer proves an engine capable for this long.
+const CAPABLE: Duration = Duration::from_secs(600);
+/// How long an engine has to say when it last answered.
+const ASK_LIMIT: Duration = Duration::from_millis(300);
 
 fn args(request: &pb::StartEngineRequest) -> Vec<std::ffi::OsString> {
     let mut args: Vec<std::ffi::OsString> = Vec::new();
@@ -66,8 +83,14 @@ fn args(request: &pb::StartEngineRequest) -> Vec<std::ffi::OsString> {
 }
 
 impl Engines {
-    pub(crate) fn new(programs: EnginePrograms, group: String, clock: Clock, cancel: CancellationToken) -> Self {
-        Self { programs, group, clock, cancel, running: Arc::default() }
+    pub(crate) fn new(
+        programs: EnginePrograms,
+        host: AgentId,
+        clock: Clock,
+        cancel: CancellationToken,
+        reports: Arc<Reports>,
+    ) -> Self {
+        Self { programs, host, clock, cancel, reports, running: Arc::default() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Engine>> {
@@ -83,6 +106,36 @@ impl Engines {
                 info
             })
             .collect()
+    }
+
+    /// An engine that a test runs by other means.
+    #[cfg(test)]
+    pub(crate) fn adopt(&self, info: pb::EngineProcess, roles: &[&str]) {
+        let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+        let engine = Engine { info: info.clone(), roles, key: vec![], stop: mpsc::channel(1).0 };
+        self.lock().insert(info.engine_id, engine);
+    }
+
+    /// Every engine, asked when it last answered a real request.
+    pub(crate) async fn proven(&self, peers: &Peers) -> Vec<Proven> {
+        let roles: BTreeMap<String, Vec<String>> =
+            self.lock().iter().map(|(id, engine)| (id.clone(), engine.roles.clone())).collect();
+        let asked = self.list().into_iter().map(|info| {
+            let roles = roles.get(&info.engine_id).cloned().unwrap_or_default();
+            async move {
+                let last = self.last_answer(peers, &info).await;
+                let capable = last.is_some_and(|at| at > Timestamp(0) && self.clock.now().since(at) <= CAPABLE);
+                Proven { info, roles, capable }
+            }
+        });
+        futures::future::join_all(asked).await
+    }
+
+    async fn last_answer(&self, peers: &Peers, info: &pb::EngineProcess) -> Option<Timestamp> {
+        let client = peers.at(&info.endpoint).ok()?;
+        let call = Call::by(&self.host).within(ASK_LIMIT, Instant::now());
+        // An engine that does not even say so is not capable now.
+        client.unary(rpc::engine::GET_INFO, Default::default(), &call).await.ok().map(|i| Timestamp(i.last_answer_us))
     }
 
     /// Starts an engine and waits until it has proved itself ready.
@@ -105,7 +158,7 @@ impl Engines {
         };
         let id = format!("{}-{}", request.model, &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let spec = Spawn {
-            name: format!("{} engine {}", self.group, request.model),
+            name: format!("{} engine {}", self.host.group_id(), request.model),
             program: program.clone(),
             args: args(&request),
             env: vec![],
@@ -115,13 +168,16 @@ impl Engines {
         let limit = call.deadline.map_or(LOAD_LIMIT, |d| d.saturating_duration_since(Instant::now()));
         let (child, info) = self.bring_up(&spec, &id, &request, limit, 0).await?;
         let (stop, stops) = mpsc::channel(1);
-        let engine = Engine { info: info.clone(), key: request.idempotency_key.clone(), stop };
+        let (roles, key) = (request.roles.clone(), request.idempotency_key.clone());
+        let engine = Engine { info: info.clone(), roles, key, stop };
         self.lock().insert(id.clone(), engine);
         tokio::spawn(
             Keeper {
                 running: self.running.clone(),
                 clock: self.clock.clone(),
                 cancel: self.cancel.clone(),
+                host: self.host.clone(),
+                reports: self.reports.clone(),
                 id,
                 request,
                 spec,
@@ -145,7 +201,8 @@ impl Engines {
     /// Stops an engine after its running answers, or after `drain`.
     pub(crate) async fn stop(&self, id: &str, drain: Duration) -> Result<(), Fault> {
         let stop = self.lock().get(id).map(|e| e.stop.clone());
-        let stop = stop.ok_or_else(|| Fault::not_found(format!("group {} has no engine {id}", self.group)))?;
+        let stop =
+            stop.ok_or_else(|| Fault::not_found(format!("group {} has no engine {id}", self.host.group_id())))?;
         if stop.send(drain).await.is_ok() {
             stop.closed().await;
         }
@@ -204,6 +261,8 @@ struct Keeper {
     running: Arc<Mutex<BTreeMap<String, Engine>>>,
     clock: Clock,
     cancel: CancellationToken,
+    host: AgentId,
+    reports: Arc<Reports>,
     id: String,
     request: pb::StartEngineRequest,
     spec: Spawn,
@@ -240,6 +299,8 @@ impl Keeper {
             let cause = format!("{} ended: {exit}", self.spec.name);
             warn!(engine = self.id, exit = %exit, evidence = exit.evidence.join(" | "), "an engine ended by itself");
             metrics::counter!("tandem_engine_restarts_total", "model" => self.request.model.clone()).increment(1);
+            let lost = Fault::unavailable(reason::ENGINE_LOST, "");
+            self.reports.note(&self.host, &lost, Severity::Error, self.clock.now());
             // The next process has another port, so whoever holds a ticket asks anew.
             loop {
                 let wait = match policy.failed(self.clock.now()) {

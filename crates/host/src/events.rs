@@ -217,11 +217,13 @@ pub(crate) async fn follow(shared: Arc<Shared>, me: AgentId, topic: &'static str
         };
         if let Ok(mut stream) = opened {
             while let Some(Ok(event)) = stream.next().await {
-                let cursor = event.cursor;
+                let (cursor, at) = (event.cursor, event.at);
                 if let Err(fault) = handler(event).await {
                     warn!(agent = %me, topic, %fault, "an event could not be handled; it comes again");
                     break;
                 }
+                let lag = shared.roster.clock.now().since(at).as_secs_f64();
+                metrics::gauge!("tandem_event_lag", "agent" => me.to_string(), "topic" => topic).set(lag);
                 if let (true, Some(journal)) = (cursor > 0, shared.events.journal())
                     && let Err(fault) = journal.save_cursor(&subscriber, &source_name, cursor).await
                 {

@@ -10,6 +10,7 @@ mod logic;
 mod ops;
 mod own;
 mod registration;
+mod reports;
 mod roster;
 mod server;
 mod supervise;
@@ -29,6 +30,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use engines::EnginePrograms;
+
+use reports::Severity;
 
 /// Changes what is logged; answers the former filter or what is wrong with the new one.
 pub type SetLogFilter = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
@@ -67,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) engines: engines::Engines,
     pub(crate) own: own::Own,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) reports: Arc<reports::Reports>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) set_log_filter: SetLogFilter,
     pub(crate) data: PathBuf,
@@ -79,19 +83,19 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn note_failure(&self, agent: &AgentId, cause: &str) {
-        self.note_fault(agent, &Fault::internal(cause));
-    }
-
-    fn note_fault(&self, agent: &AgentId, fault: &Fault) {
+    /// An agent's own work went wrong.
+    fn note_fault(&self, agent: &AgentId, fault: &Fault, severity: Severity) {
+        self.reports.note(agent, fault, severity, self.roster.clock.now());
         let (agent, code) = (agent.to_string(), fault.code.as_str());
         metrics::counter!("tandem_agent_faults_total", "agent" => agent, "code" => code).increment(1);
     }
 }
 
-/// Counts and times every call that an agent serves, and hands its span on.
+/// Counts and times every call that an agent serves, and hands its error and its span on.
 struct CallMetrics {
     spans: Option<Arc<dyn Observer>>,
+    reports: Arc<reports::Reports>,
+    clock: Clock,
 }
 
 impl Observer for CallMetrics {
@@ -109,6 +113,7 @@ impl Observer for CallMetrics {
             let (agent, path) = (&ended.agent.agent, ended.path);
             tracing::error!(%agent, path, trace_id = fault.trace_id, %fault, "a call failed");
         }
+        self.reports.ended(ended, self.clock.now());
         if let Some(spans) = &self.spans {
             spans.finished(ended);
         }
@@ -146,19 +151,24 @@ impl GroupHost {
         let cancel = CancellationToken::new();
         let host_id = config.group.agent("Host".parse().map_err(|e| Fault::internal(format!("{e}")))?);
         let events = Arc::new(events::Events::open(&defs, &config.data, config.clock.clone())?);
+        let peers = config.peers.for_agent(host_id.clone());
+        let reports = Arc::new(reports::Reports::new(reports::hub(&peers, &host_id).is_some()));
+        let observer = CallMetrics { spans: config.spans, reports: reports.clone(), clock: config.clock.clone() };
         let shared = Arc::new(Shared {
-            peers: config.peers.for_agent(host_id.clone()),
+            peers,
             journal_data: events.journal_data(),
             events,
             topics: defs.iter().flat_map(|def| def.publishes.iter().map(|t| t.name)).collect(),
             engines: engines::Engines::new(
                 config.engines,
-                config.group.to_string(),
+                host_id.clone(),
                 config.clock.clone(),
                 cancel.clone(),
+                reports.clone(),
             ),
             own: own::Own::new(),
-            observer: Arc::new(CallMetrics { spans: config.spans }),
+            observer: Arc::new(observer),
+            reports,
             metrics: config.metrics,
             set_log_filter: config.set_log_filter,
             data: config.data,
@@ -180,6 +190,7 @@ impl GroupHost {
         tasks.spawn(server::serve(scrape, ops::routes(shared.clone()), servers.clone()));
         tasks.spawn(registration::keep(shared.clone()));
         tasks.spawn(registration::listen(shared.clone()));
+        tasks.spawn(reports::report(shared.clone()));
         for (slot, orders) in shared.roster.slots.iter().zip(queues) {
             tasks.spawn(supervise::supervise(shared.clone(), slot.clone(), orders));
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tandem_types::{Health, State, Timestamp};
+use tandem_types::{AgentName, Health, State, Timestamp};
 
 /// What to do after an agent has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,16 @@ impl RestartPolicy {
         self.recent.push_back(now);
         Next::Restart(wait)
     }
+}
+
+/// What an agent needs and has lost, in words; empty when there is nothing. What nothing is known of is not lost.
+pub(crate) fn lost_needs<'a>(needs: impl Iterator<Item = (&'a AgentName, Option<State>)>) -> String {
+    let words: Vec<String> = needs
+        .filter_map(|(name, state)| state.map(|state| (name, state)))
+        .filter(|(_, state)| !state.serves() && *state != State::Unknown)
+        .map(|(name, state)| format!("{name}, which it needs, is {state}"))
+        .collect();
+    words.join("; ")
 }
 
 /// One agent in the roll-up of its group.
@@ -125,6 +135,23 @@ mod tests {
         }
         assert_eq!(roll_up(&[ready], true, Timestamp(0)).state, Draining);
         assert_eq!(roll_up(&[member("B", true, None, "")], false, Timestamp(0)).state, Unavailable);
+    }
+
+    #[test]
+    fn what_is_needed_is_lost_when_it_is_known_not_to_serve() {
+        let (a, b): (AgentName, AgentName) = ("ServiceRegistry".parse().unwrap(), "Twin".parse().unwrap());
+        for (of_a, of_b, words) in [
+            (Some(State::Ready), Some(State::Degraded), ""),
+            (None, Some(State::Unknown), ""),
+            (Some(State::Failed), Some(State::Ready), "ServiceRegistry, which it needs, is failed"),
+            (
+                Some(State::Stopped),
+                Some(State::Starting),
+                "ServiceRegistry, which it needs, is stopped; Twin, which it needs, is starting",
+            ),
+        ] {
+            assert_eq!(lost_needs([(&a, of_a), (&b, of_b)].into_iter()), words);
+        }
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! `/livez`, `/readyz`, `/health`, `/health/<agent>`, `/metrics`: three questions, one source of truth.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use tandem_contract::contract_hash;
 use tandem_types::{Health, State};
 
 use crate::Shared;
+use crate::engines::Proven;
 use crate::roster::Slot;
 
 pub(crate) fn routes(shared: Arc<Shared>) -> Router {
@@ -64,6 +66,7 @@ async fn health(Shares(shared): Shares<Arc<Shared>>) -> Response {
     // An optional agent that failed, or a missing model, leaves the group at 200: there is work it can do.
     let status = if health.state == State::Failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let mut value = health_json(&health, shared.roster.clock.now());
+    let engines = shared.engines.proven(&shared.peers).await;
     if let Some(object) = value.as_object_mut() {
         let agents: Vec<Value> = shared.roster.slots.iter().map(|slot| agent_json(&shared, slot)).collect();
         object.insert("group".into(), shared.roster.group.to_string().into());
@@ -73,29 +76,43 @@ async fn health(Shares(shared): Shares<Arc<Shared>>) -> Response {
         object.insert("instance".into(), shared.instance.clone().into());
         object.insert("pid".into(), std::process::id().into());
         object.insert("calls".into(), shared.roster.calls().into());
-        object.insert("engines".into(), engines_json(&shared));
+        object.insert("engines".into(), engines.iter().map(engine_json).collect());
+        object.insert("roles".into(), roles_json(&engines));
         object.insert("agents".into(), agents.into());
     }
     (status, axum::Json(value)).into_response()
 }
 
-fn engines_json(shared: &Shared) -> Value {
-    let engines = shared.engines.list();
-    let engine = |e: &tandem_contract::pb::tandem::system::v1::EngineProcess| {
-        let health = e.health.as_option().map(Health::from);
-        json!({
-            "engine_id": e.engine_id,
-            "model": e.model,
-            "pid": e.pid,
-            "endpoint": e.endpoint,
-            "state": health.as_ref().map_or("unknown", |h| h.state.as_str()),
-            "cause": health.map(|h| h.cause).unwrap_or_default(),
-            "lease_bytes": e.lease_bytes,
-            "measured_bytes": e.measured_bytes,
-            "restarts": e.restarts,
-        })
-    };
-    engines.iter().map(engine).collect()
+fn engine_json(engine: &Proven) -> Value {
+    let health = engine.info.health.as_option().map(Health::from);
+    json!({
+        "engine_id": engine.info.engine_id,
+        "model": engine.info.model,
+        "roles": engine.roles,
+        "capable": engine.capable,
+        "pid": engine.info.pid,
+        "endpoint": engine.info.endpoint,
+        "state": health.as_ref().map_or("unknown", |h| h.state.as_str()),
+        "cause": health.map(|h| h.cause).unwrap_or_default(),
+        "lease_bytes": engine.info.lease_bytes,
+        "measured_bytes": engine.info.measured_bytes,
+        "restarts": engine.info.restarts,
+    })
+}
+
+/// Whether an engine of this group can do what each role is for: one that is proven is enough.
+fn roles_json(engines: &[Proven]) -> Value {
+    let mut roles = BTreeMap::<&str, (&str, bool)>::new();
+    for engine in engines {
+        for role in &engine.roles {
+            let known = roles.entry(role).or_insert((&engine.info.model, engine.capable));
+            if engine.capable && !known.1 {
+                *known = (&engine.info.model, true);
+            }
+        }
+    }
+    let role = |(model, capable): &(&str, bool)| json!({"model": model, "capable": capable});
+    roles.iter().map(|(name, of)| ((*name).to_owned(), role(of))).collect::<serde_json::Map<_, _>>().into()
 }
 
 async fn agent_health(Shares(shared): Shares<Arc<Shared>>, Path(agent): Path<String>) -> Response {

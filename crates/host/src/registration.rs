@@ -8,7 +8,7 @@ use tandem_agent::backoff;
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::registry::v1 as pb;
 use tandem_contract::{Call, Client, FaultStream, contract_hash, rpc, state_of};
-use tandem_types::{Code, Fault, State, reason};
+use tandem_types::{AgentId, Code, Fault, State, reason};
 use tracing::{info, warn};
 
 use crate::Shared;
@@ -150,7 +150,11 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
                 failures = 0;
                 let removed = change.kind.as_known() == Some(pb::ChangeKind::CHANGE_KIND_REMOVED);
                 for agent in change.lease.as_option().map(|l| l.agents.as_slice()).unwrap_or_default() {
-                    let Ok(id) = agent.agent.parse() else { continue };
+                    let Ok(id) = agent.agent.parse::<AgentId>() else { continue };
+                    if id.group_id() == shared.roster.group {
+                        // How its own agents are doing the group knows first; this is what it said a moment ago.
+                        continue;
+                    }
                     let state = agent.health.as_option().map_or(State::Unknown, |h| state_of(h.state));
                     shared.peers.heard(&id, if removed { State::Stopped } else { state });
                 }

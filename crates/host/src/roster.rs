@@ -40,9 +40,21 @@ pub(crate) struct Slot {
     pub(crate) calls: AtomicUsize,
     pub(crate) orders: mpsc::Sender<Order>,
     live: RwLock<Option<Live>>,
+    /// What it needs and has lost, in words, and since when.
+    lost: RwLock<(String, Timestamp)>,
 }
 
 impl Slot {
+    /// Sets what it needs and has lost; whether that changed anything.
+    pub(crate) fn set_lost(&self, words: String, now: Timestamp) -> bool {
+        let mut lost = self.lost.write().unwrap_or_else(PoisonError::into_inner);
+        if lost.0 == words {
+            return false;
+        }
+        *lost = (words, now);
+        true
+    }
+
     pub(crate) fn live(&self) -> Option<Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -51,9 +63,15 @@ impl Slot {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
-    /// How it is doing; none when it is not built.
+    /// How it is doing: its own word, poorer while something it needs is lost. None when it is not built.
     pub(crate) fn health(&self) -> Option<Health> {
-        self.def.map(|_| self.health.get())
+        self.def?;
+        let own = self.health.get();
+        let lost = self.lost.read().unwrap_or_else(PoisonError::into_inner);
+        if lost.0.is_empty() || own.state != State::Ready {
+            return Some(own);
+        }
+        Some(Health::new(State::Degraded, lost.0.clone(), lost.1))
     }
 
     pub(crate) fn load(&self) -> f32 {
@@ -96,6 +114,7 @@ impl Roster {
                     calls: AtomicUsize::new(0),
                     orders,
                     live: RwLock::new(None),
+                    lost: RwLock::default(),
                 })
             })
             .collect();

@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::Shared;
-use crate::logic::{Next, RestartPolicy};
+use crate::logic::{Next, RestartPolicy, lost_needs};
+use crate::reports::Severity;
 use crate::roster::{Live, Order, Slot};
 
 /// Longest time `start` may take. Engines load on their own, so this is about stores and first reads.
@@ -39,6 +40,8 @@ enum Ended {
 pub(crate) async fn supervise(shared: Arc<Shared>, slot: Arc<Slot>, mut orders: mpsc::Receiver<Order>) {
     let Some(def) = slot.def else { return };
     let mut policy = RestartPolicy::default();
+    // A series that appears only when something has happened looks as if nothing was measured.
+    metrics::counter!("tandem_agent_restarts_total", "agent" => slot.id.to_string()).increment(0);
     let peers = shared.peers.for_agent(slot.id.clone());
     if wait_for_needs(&shared, &slot, &peers).await.is_err() {
         return;
@@ -55,8 +58,11 @@ pub(crate) async fn supervise(shared: Arc<Shared>, slot: Arc<Slot>, mut orders: 
             Ended::Ordered(order) => order,
             Ended::Failed(cause) => {
                 error!(agent = %slot.id, cause, "an agent failed");
-                shared.note_failure(&slot.id, &cause);
-                match policy.failed(shared.roster.clock.now()) {
+                let next = policy.failed(shared.roster.clock.now());
+                let gone = next == Next::GiveUp && slot.facts.required;
+                let severity = if gone { Severity::Critical } else { Severity::Error };
+                shared.note_fault(&slot.id, &Fault::internal(&cause), severity);
+                match next {
                     Next::Restart(wait) => {
                         let cause = format!("starting again in {} s after: {cause}", wait.as_secs());
                         set(&shared, &slot, State::Starting, &cause);
@@ -194,8 +200,7 @@ async fn life(
     if slot.health.get().state == State::Starting {
         slot.health.ready();
     }
-    shared.peers.heard(&slot.id, slot.health.get().state);
-    shared.roster.changed();
+    tell(shared, slot);
     info!(agent = %slot.id, "an agent is ready");
     let ended = run(shared, slot, &started, cancel.clone(), &heartbeat, orders).await;
     // Routing stops before the agent does.
@@ -240,7 +245,9 @@ async fn run(
         ));
     }
     let mut health = slot.health.watch();
+    let mut news = shared.peers.news();
     let ended = loop {
+        watch_needs(shared, slot);
         tokio::select! {
             Some(ended) = work.join_next() => break match ended {
                 Ok(cause) => Ended::Failed(cause),
@@ -248,9 +255,10 @@ async fn run(
                 Err(_) => Ended::Shutdown,
             },
             changed = health.changed() => if changed.is_ok() {
-                shared.peers.heard(&slot.id, slot.health.get().state);
-                shared.roster.changed();
+                tell(shared, slot);
             },
+            // The sender lives as long as `shared`.
+            _ = news.changed(), if !slot.facts.needs.is_empty() => {}
             order = orders.recv() => match order {
                 // It runs already.
                 Some(Order::Start) | None => {}
@@ -261,6 +269,28 @@ async fn run(
     };
     work.shutdown().await;
     ended
+}
+
+/// An agent whose need was lost goes on as well as it can, and says so; it is never started again for that.
+fn watch_needs(shared: &Shared, slot: &Slot) {
+    let needs = slot.facts.needs.iter().map(|name| {
+        let state = match shared.roster.slot(name) {
+            Some(needed) => needed.health().map(|health| health.state),
+            None => shared.peers.fleet().find(name, &slot.id.node).and_then(|id| shared.peers.state_of(&id)),
+        };
+        (name, state)
+    });
+    if slot.set_lost(lost_needs(needs), shared.roster.clock.now()) {
+        tell(shared, slot);
+    }
+}
+
+/// Tells everybody how the agent is doing.
+fn tell(shared: &Shared, slot: &Slot) {
+    if let Some(health) = slot.health() {
+        shared.peers.heard(&slot.id, health.state);
+    }
+    shared.roster.changed();
 }
 
 fn copy(reconciler: &Reconciler) -> Reconciler {
@@ -296,7 +326,9 @@ async fn reconcile(shared: Arc<Shared>, slot: Arc<Slot>, reconciler: Reconciler,
                     warn!(agent = %slot.id, reconciler = reconciler.name, %fault, "a reconciler failed");
                     last_error.clone_from(&fault.message);
                 }
-                shared.note_fault(&slot.id, &fault);
+                if fault.agent.as_ref().is_none_or(|agent| *agent == slot.id) {
+                    shared.note_fault(&slot.id, &fault, Severity::Warning);
+                }
             }
         }
         tokio::select! {

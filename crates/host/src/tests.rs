@@ -94,8 +94,20 @@ static REGISTRY: AgentDef = AgentDef {
 };
 
 fn find(name: &str) -> Option<&'static AgentDef> {
-    [&ECHO, &FRAGILE, &REGISTRY].into_iter().find(|def| def.name == name)
+    [&ECHO, &FRAGILE, &REGISTRY, &NEEDY, &telling::ENGINE].into_iter().find(|def| def.name == name)
 }
+
+/// Needs an agent of another group.
+static NEEDY: AgentDef = AgentDef {
+    name: "Needy",
+    provides: &[],
+    publishes: &[],
+    needs: &["Far"],
+    start: |_| Box::pin(async { Ok(Started::default()) }),
+    ..BASE
+};
+
+mod telling;
 
 struct Toy {
     host: GroupHost,
@@ -157,11 +169,21 @@ async fn toys(agents: &[(&str, bool)]) -> Toy {
 
 /// The first group runs; the others are in the plan.
 async fn toys_among(groups: Vec<FleetGroup>) -> Toy {
+    let toy = opened(groups).await;
+    toy.host.started().await;
+    toy
+}
+
+/// Toys that are not waited for, in a fleet that has other groups too, which do not run.
+async fn toys_beside(agents: &[(&str, bool)], others: Vec<FleetGroup>) -> Toy {
+    opened([group("solo/toys", agents)].into_iter().chain(others).collect()).await
+}
+
+async fn opened(groups: Vec<FleetGroup>) -> Toy {
     let fleet = Arc::new(FleetView { groups, ..FleetView::default() });
     let peers = Peers::new(fleet.clone(), "solo/test/Tester".parse().unwrap());
     let data = tempfile::tempdir().unwrap();
     let host = GroupHost::open(config(&fleet, &peers, &data)).await.unwrap();
-    host.started().await;
     let client = peers.at(&fleet.groups[0].endpoint).unwrap();
     Toy { host, client, fleet, peers, data }
 }
@@ -334,12 +356,21 @@ async fn the_ops_endpoints_tell_one_story() {
 }
 
 async fn get(base: &str, path: &str) -> (u16, String) {
+    send(base, format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+}
+
+async fn post(base: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
+    let head = format!("host: x\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}", body.len());
+    send(base, format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n{body}")).await
+}
+
+async fn send(base: &str, request: String) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut socket = tokio::net::TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, body.to_owned())
