@@ -16,11 +16,17 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLink
 use tandem_contract::{Ended, Observer};
 use tandem_types::Fault;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 const QUEUE: usize = 2048;
 const BATCH: usize = 256;
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How long the collector has to take a batch.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+/// How long it has to take what is left when the process ends.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
 
 struct Spans {
     queue: mpsc::Sender<SpanData>,
@@ -63,36 +69,75 @@ fn data(ended: &Ended<'_>, span: tandem_contract::TraceParent) -> SpanData {
     }
 }
 
-/// Exports spans of `service` (node/group) for as long as the process lives; none when no collector is named.
+/// Exports spans for as long as the process lives.
+pub(crate) struct Exporter {
+    spans: Arc<Spans>,
+    ending: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Exporter {
+    /// Where calls are to be told.
+    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
+        self.spans.clone()
+    }
+
+    /// Sends what is left, as far as the collector takes it in time.
+    pub(crate) async fn finish(self) {
+        self.ending.cancel();
+        if tokio::time::timeout(LAST_LIMIT, self.task).await.is_err() {
+            warn!("the last spans could not be exported in time");
+        }
+    }
+}
+
+/// Begins to export spans of `service` (node/group); none when no collector is named.
 ///
 /// # Errors
 /// The endpoint cannot be used; says why.
-pub(crate) fn spans(service: &str) -> Result<Option<Arc<dyn Observer>>, Fault> {
+pub(crate) fn spans(service: &str) -> Result<Option<Exporter>, Fault> {
     let Some(endpoint) = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|e| !e.is_empty()) else {
         return Ok(None);
     };
     let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
-    let timeout = Duration::from_secs(5);
     let mut exporter = SpanExporter::builder()
         .with_http()
-        .with_http_client(HyperClient::with_default_connector(timeout, None))
+        .with_http_client(HyperClient::with_default_connector(SEND_LIMIT, None))
         .with_endpoint(traces)
-        .with_timeout(timeout)
+        .with_timeout(SEND_LIMIT)
         .build()
         .map_err(|e| Fault::invalid_field("OTEL_EXPORTER_OTLP_ENDPOINT", format!("`{endpoint}`: {e}")))?;
     exporter.set_resource(&Resource::builder().with_service_name(service.to_owned()).build());
-    let (queue, mut spans) = mpsc::channel::<SpanData>(QUEUE);
-    tokio::spawn(async move {
-        let mut told = false;
-        let mut batch = Vec::with_capacity(BATCH);
-        while spans.recv_many(&mut batch, BATCH).await > 0 {
-            let sent = exporter.export(std::mem::take(&mut batch)).await;
-            if let (Err(error), false) = (&sent, told) {
-                warn!(%error, "spans cannot be exported; they are dropped until the collector answers");
+    let (queue, spans) = mpsc::channel::<SpanData>(QUEUE);
+    let ending = CancellationToken::new();
+    let task = tokio::spawn(export(exporter, spans, ending.clone()));
+    Ok(Some(Exporter { spans: Arc::new(Spans { queue }), ending, task }))
+}
+
+async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, ending: CancellationToken) {
+    let mut told = false;
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let got = tokio::select! {
+            biased;
+            got = spans.recv_many(&mut batch, BATCH) => got,
+            () = ending.cancelled() => {
+                // What is queued is still handed out; after that there is nothing more.
+                spans.close();
+                continue;
             }
-            told = sent.is_err();
-            tokio::time::sleep(FLUSH_EVERY).await;
+        };
+        if got == 0 {
+            return;
         }
-    });
-    Ok(Some(Arc::new(Spans { queue })))
+        let sent = exporter.export(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).await;
+        if let (Err(error), false) = (&sent, told) {
+            warn!(%error, "spans cannot be exported; they are dropped until the collector answers");
+        }
+        told = sent.is_err();
+        tokio::select! {
+            () = tokio::time::sleep(FLUSH_EVERY) => {}
+            () = ending.cancelled() => {}
+        }
+    }
 }

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::fleet::Source;
+use crate::otlp::Exporter;
 use crate::place::Place;
 use crate::{FAILED, Outcome, logging, otlp, view};
 
@@ -27,6 +28,23 @@ const THREADS: usize = 2;
 const STACK_BYTES: usize = 1024 * 1024;
 /// How often finished measurements are folded together, so that they do not pile up between two scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(30);
+
+/// An open group, and where its spans go.
+struct Open {
+    host: GroupHost,
+    exporter: Option<Exporter>,
+}
+
+impl Open {
+    /// Ends the group; how many calls were cut off.
+    async fn close(self, drain: Duration) -> u32 {
+        let cut_off = self.host.close(drain).await;
+        if let Some(exporter) = self.exporter {
+            exporter.finish().await;
+        }
+        cut_off
+    }
+}
 
 /// What every group of a process shares.
 struct Home {
@@ -57,9 +75,9 @@ impl Home {
         Ok(Peers::new(self.fleet.clone(), group.agent(host)))
     }
 
-    async fn open(&self, group: GroupId, peers: Peers) -> Result<GroupHost, Fault> {
-        let spans = otlp::spans(&group.to_string())?;
-        GroupHost::open(HostConfig {
+    async fn open(&self, group: GroupId, peers: Peers) -> Result<Open, Fault> {
+        let exporter = otlp::spans(&group.to_string())?;
+        let host = GroupHost::open(HostConfig {
             data: self.layout.stores(&group),
             group,
             fleet: self.fleet.clone(),
@@ -68,10 +86,11 @@ impl Home {
             clock: self.clock.clone(),
             engines: self.engines.clone(),
             metrics: self.metrics.clone(),
-            spans,
+            spans: exporter.as_ref().map(Exporter::observer),
             set_log_filter: self.set_log_filter.clone(),
         })
-        .await
+        .await?;
+        Ok(Open { host, exporter })
     }
 
     /// Never ends by itself.
@@ -101,9 +120,9 @@ pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
 
 async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
     let mut ended = pin(signals()?);
-    let host = home.open(group.clone(), home.peers(group)?).await?;
+    let open = home.open(group.clone(), home.peers(group)?).await?;
     let told = tokio::select! {
-        () = host.started() => false,
+        () = open.host.started() => false,
         () = &mut ended => true,
     };
     if !told {
@@ -116,7 +135,7 @@ async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
     }
     say(&[("STOPPING", "1")]);
     tracing::info!(%group, "told to end");
-    let cut_off = host.close(drain).await;
+    let cut_off = open.close(drain).await;
     if cut_off > 0 {
         tracing::warn!(%group, cut_off, "calls were cut off");
         return Ok(ExitCode::from(FAILED));
@@ -193,13 +212,13 @@ impl Runner for InProcess {
     fn run(&self, run: Run) -> BoxFuture<'static, End> {
         let (home, peers) = (self.home.clone(), self.peers.clone());
         Box::pin(async move {
-            let host = match home.open(run.spec().id.clone(), peers).await {
-                Ok(host) => host,
+            let open = match home.open(run.spec().id.clone(), peers).await {
+                Ok(open) => open,
                 Err(fault) => return End { how: "could not be started".into(), evidence: vec![fault.message] },
             };
             run.spawned(std::process::id()).await;
             tokio::select! {
-                () = host.started() => {
+                () = open.host.started() => {
                     run.ready().await;
                     tokio::select! {
                         () = run.stopped() => {}
@@ -209,7 +228,7 @@ impl Runner for InProcess {
                 }
                 () = run.stopped() => {}
             }
-            let cut_off = host.close(run.drain()).await;
+            let cut_off = open.close(run.drain()).await;
             let how =
                 if cut_off == 0 { "ended in order".into() } else { format!("ended, {cut_off} calls were cut off") };
             End { how, evidence: vec![] }

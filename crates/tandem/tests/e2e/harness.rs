@@ -24,13 +24,13 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 pub(crate) const MODEL: &str = "smollm2-135m";
 
 /// How often something that can only be asked for is asked for.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// Engines slow each other too much to run side by side, also where all tests share one process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// The program under test.
-fn tandem() -> Command {
+pub(crate) fn tandem() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     // What the person who runs the tests has set is not meant for them.
     for name in ["TANDEM_DATA", "TANDEM_FLEET", "TANDEM_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
@@ -54,17 +54,17 @@ pub(crate) struct Fleet {
 
 /// Ports of one fleet.
 #[derive(Clone, Copy)]
-struct Ports {
-    contract: u16,
+pub(crate) struct Ports {
+    pub(crate) contract: u16,
     scrape: u16,
 }
 
 /// Groups of the default fleet, in the order of their ports.
-const GROUPS: u16 = 6;
+pub(crate) const GROUPS: u16 = 6;
 
 impl Ports {
     /// A block of ports nobody listens at; the page gets the one after the groups'.
-    fn free() -> Self {
+    pub(crate) fn free() -> Self {
         let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
         let blocks = (0..11u16).map(|i| Self { contract: 8208 + i * 8, scrape: 9108 + i * 8 });
         let mut free = blocks.filter(|ports| {
@@ -78,7 +78,7 @@ impl Ports {
     }
 
     /// The default fleet on these ports, thinking with the test model.
-    fn fleet(self, more: &str) -> String {
+    pub(crate) fn fleet(self, more: &str) -> String {
         let mut text = tandem_fleet::SOLO.replace("\"auto\"", &format!("{MODEL:?}"));
         for i in 0..GROUPS {
             text = text.replace(&format!("port = {}\n", 8200 + i), &format!("port = {}\n", self.contract + i));

@@ -9,4 +9,5 @@ mod clients;
 mod commands;
 mod disturbed;
 mod harness;
+mod traces;
 mod turns;
