@@ -10,6 +10,7 @@ mod live;
 mod logging;
 mod logs;
 mod measures;
+mod memory;
 mod models;
 mod otlp;
 mod place;

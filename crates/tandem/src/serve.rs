@@ -20,7 +20,7 @@ use crate::cli::ServeArgs;
 use crate::fleet::Source;
 use crate::otlp::Exporter;
 use crate::place::Place;
-use crate::{FAILED, Outcome, logging, otlp, view};
+use crate::{FAILED, Outcome, logging, memory, otlp, view};
 
 /// Threads of a group's process. Its agents wait most of the time; models think in processes of their own.
 const THREADS: usize = 2;
@@ -104,6 +104,7 @@ impl Home {
 
 /// `tandem serve NODE/GROUP`: one group until it is told to end.
 pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
+    memory::be_frugal();
     let set_log_filter = logging::start(std::io::stderr)?;
     let source = Source::running(&args.fleet, &args.fleet_name)?;
     let plan = source.plan(Some(&args.group.node))?;
@@ -131,6 +132,7 @@ async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
         tokio::select! {
             () = &mut ended => {}
             () = home.upkeep() => {}
+            () = memory::stay_small() => {}
         }
     }
     say(&[("STOPPING", "1")]);

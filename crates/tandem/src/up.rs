@@ -26,13 +26,10 @@ use crate::logs::last_words;
 use crate::place::Place;
 use crate::serve::{InProcess, signals};
 use crate::style::tell;
-use crate::{FAILED, Outcome, fleet, logging, preflight, style};
+use crate::{FAILED, Outcome, fleet, logging, memory, preflight, style};
 
 /// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
 const STOP_MARGIN: Duration = Duration::from_secs(20);
-
-/// glibc gives every thread a heap of its own; groups hold little and share two heaps instead.
-const CHILD_ENV: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
 
 /// Said over the readiness socket once events can be followed.
 const LISTENING: (&str, &str) = ("X_TANDEM_LISTENING", "1");
@@ -67,6 +64,7 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     if args.background {
         nix::unistd::setsid().map_err(|e| Fault::internal(format!("cannot leave the terminal: {e}")))?;
     }
+    memory::be_frugal();
     let layout = &place.layout;
     layout.make()?;
     let me = Holder {
@@ -118,6 +116,7 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     tokio::select! {
         () = watched => {}
         () = told => {}
+        () = memory::stay_small() => {}
     }
     node.wait().await?;
     Ok(ExitCode::SUCCESS)
@@ -218,25 +217,19 @@ fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
 fn launch(planned: &Planned, layout: &Layout) -> Result<impl Fn(&GroupSpec) -> Launch + Send + Sync + use<>, Fault> {
     let program = Place::program()?;
     let (fleet, name, data) = (layout.fleet(), planned.source.name.clone(), layout.data().to_owned());
-    Ok(move |group: &GroupSpec| {
-        let mut env = group.env.clone();
-        if std::env::var_os(CHILD_ENV.0).is_none() {
-            env.entry(CHILD_ENV.0.into()).or_insert(CHILD_ENV.1.into());
-        }
-        Launch {
-            program: program.clone(),
-            args: vec![
-                "serve".into(),
-                group.id.to_string().into(),
-                "--fleet".into(),
-                fleet.clone().into(),
-                "--fleet-name".into(),
-                name.clone().into(),
-                "--data".into(),
-                data.clone().into(),
-            ],
-            env,
-        }
+    Ok(move |group: &GroupSpec| Launch {
+        program: program.clone(),
+        args: vec![
+            "serve".into(),
+            group.id.to_string().into(),
+            "--fleet".into(),
+            fleet.clone().into(),
+            "--fleet-name".into(),
+            name.clone().into(),
+            "--data".into(),
+            data.clone().into(),
+        ],
+        env: group.env.clone(),
     })
 }
 
