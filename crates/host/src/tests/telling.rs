@@ -226,13 +226,10 @@ async fn grpc_tools_find_health_and_reflection() {
     type Answer = <ServerReflectionResponse as HasMessageView>::View<'static>;
     let config = ClientConfig::new(base.parse().unwrap()).with_protocol(Protocol::Grpc);
     let spec = Spec::client("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", StreamType::BidiStream);
-    let stream = call_bidi_stream::<_, ServerReflectionRequest, Answer>(
-        &Channel::network(),
-        &config,
-        spec,
-        CallOptions::default(),
-    );
-    let (mut sender, mut receiver) = stream.await.unwrap().into_split();
+    let network = Channel::network();
+    let stream =
+        call_bidi_stream::<_, ServerReflectionRequest, Answer>(&network, &config, spec, CallOptions::default()).await;
+    let (mut sender, mut receiver) = stream.unwrap().into_split();
     let listed = ServerReflectionRequest {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..Default::default()
