@@ -16,7 +16,7 @@ use tandem_node::{
     NodeStatus, Processes, Runner, end_orphans, orphans,
 };
 use tandem_process::{NotifySocket, notify};
-use tandem_types::{Fault, reason};
+use tandem_types::{Fault, State, Timestamp, reason};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::cli::UpArgs;
@@ -25,11 +25,16 @@ use crate::live::Live;
 use crate::logs::last_words;
 use crate::place::Place;
 use crate::serve::{InProcess, signals};
+use crate::status::healths;
 use crate::style::tell;
 use crate::{FAILED, Outcome, fleet, logging, memory, preflight, style};
 
 /// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
 const STOP_MARGIN: Duration = Duration::from_secs(20);
+
+/// How long a start that is over is watched for groups that become whole, and how often.
+const MOMENT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Said over the readiness socket once events can be followed.
 const LISTENING: (&str, &str) = ("X_TANDEM_LISTENING", "1");
@@ -310,14 +315,34 @@ async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
         }
     }
     // The word that everything has started may come before the last events.
-    let status = place.control().status().await?;
-    let at_ms = tandem_types::Timestamp::from(SystemTime::now()).since(status.since).as_millis();
+    let status = settled(place, place.control().status().await?).await;
+    let at_ms = Timestamp::from(SystemTime::now()).since(status.since).as_millis();
     let mut live = live.unwrap_or_else(|| Live::new(&status));
     live.catch_up(&status, u64::try_from(at_ms).unwrap_or(u64::MAX));
     live.finish();
     let all = conclude(&status, planned);
     tell!("{}", style::dim("`tandem status` shows it, `tandem down` ends it"));
     Ok(ExitCode::from(if all { 0 } else { FAILED }))
+}
+
+/// The picture once groups that lacked each other have had a moment to find each other: their node asks them how they
+/// are twice a minute only, and whoever looks first should see what is so.
+async fn settled(place: &Place, mut status: NodeStatus) -> NodeStatus {
+    let end = tokio::time::Instant::now() + MOMENT;
+    while status.groups.iter().any(|group| group.state == GroupState::Degraded) {
+        for (group, health) in healths(place, &status).await.iter().enumerate() {
+            let said = health.as_ref().and_then(|health| health["state"].as_str());
+            let group = &mut status.groups[group];
+            if group.state == GroupState::Degraded && said == Some(State::Ready.as_str()) {
+                (group.state, group.reason) = (GroupState::Ready, String::new());
+            }
+        }
+        if tokio::time::Instant::now() >= end {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    status
 }
 
 /// What the node said to people before it ended; its log lines proper stay in the log.
