@@ -11,10 +11,14 @@ use tandem_types::{AgentId, Fault, reason};
 
 use super::choice::{Candidate, UNSCORED};
 
+/// How long a turn waits for the word of a handler that has said nothing yet. There is nobody else to give it to, so this is
+/// more than a look that only refreshes takes.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+
 /// What handlers said of themselves.
 pub(super) struct Handlers {
     ctx: Ctx,
-    /// Longest wait for a handler's word.
+    /// Longest wait for a handler's word when it is only refreshed.
     limit: Duration,
     known: Mutex<HashMap<AgentId, DescribeResponse>>,
 }
@@ -37,11 +41,11 @@ impl Handlers {
 
     /// Asks everybody anew what they are good at. Those that do not answer keep their former word.
     pub(super) async fn refresh(&self) {
-        futures::future::join_all(self.providers().iter().map(|provider| self.describe(provider))).await;
+        futures::future::join_all(self.providers().iter().map(|provider| self.describe(provider, self.limit))).await;
     }
 
-    async fn describe(&self, provider: &Provider) -> Option<DescribeResponse> {
-        let call = self.ctx.call().within(self.limit, Instant::now()).to(provider.agent.agent.clone());
+    async fn describe(&self, provider: &Provider, limit: Duration) -> Option<DescribeResponse> {
+        let call = self.ctx.call().within(limit, Instant::now()).to(provider.agent.agent.clone());
         // Asking is how it is found out that somebody has come, so no breaker stands before it.
         let said = match self.ctx.peers().group(&provider.agent.group_id()) {
             Ok(group) => group.unary(dialogue::DESCRIBE, DescribeRequest::default(), &call).await,
@@ -73,7 +77,7 @@ impl Handlers {
             let known = self.known().get(&provider.agent).cloned();
             let said = match known {
                 Some(said) => Some(said),
-                None => self.describe(&provider).await,
+                None => self.describe(&provider, FIRST_WORD.max(self.limit)).await,
             };
             let Some(said) = said else {
                 silent.push(provider.agent.to_string());

@@ -129,7 +129,7 @@ pub struct Settings {
     pub idle_s: u64,
     /// Milliseconds a turn waits for the session's keeper.
     pub session_ms: u64,
-    /// Milliseconds a turn waits for a handler to describe itself.
+    /// Milliseconds a look at the handlers waits for each to describe itself.
     pub describe_ms: u64,
     /// Milliseconds the last segments may take after the last delta.
     pub compose_ms: u64,

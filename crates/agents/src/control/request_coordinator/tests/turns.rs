@@ -100,6 +100,14 @@ async fn a_conversation_of_the_callers_own_leaves_no_trace_in_any_session() {
 }
 
 #[tokio::test]
+async fn the_first_turn_waits_for_a_handler_that_no_look_has_heard_in_time() {
+    let (handler, sessions) = (Handler::new(Script::Say(vec!["Yes."])), Sessions::default());
+    let rig = rig(&handler, &sessions, json!({"describe_ms": 0})).await;
+    let events = all(submit(&rig, text(1, "Hello!")).await.unwrap()).await;
+    assert_eq!(ending(&events).unwrap().text, "Yes.");
+}
+
+#[tokio::test]
 async fn a_session_that_takes_nothing_more_is_an_error_and_no_answer_is_shown() {
     let (handler, sessions) = (Handler::new(Script::Say(vec!["Yes."])), Sessions::default());
     sessions.put("s1", &[]);
