@@ -101,11 +101,9 @@ fn pattern(anchored: &str) -> impl Strategy<Value = String> + use<> {
 fn survives(text: &str) -> Result<(), TestCaseError> {
     let found = check(&Document::read("fleet.toml", text), &Facts::default());
     prop_assert!(found.iter().all(|f| f.code != "unreadable"), "{found:?}");
-    for width in [0, 40, usize::MAX] {
-        render_findings(&found, text, width);
-        // Findings outlive the text they were made from: the file may have changed when they are shown.
-        render_findings(&found, "short", width);
-    }
+    render_findings(&found, text, 40);
+    // Findings outlive the text they were made from: the file may have changed when they are shown.
+    render_findings(&found, "short", 0);
     Ok(())
 }
 
