@@ -24,8 +24,8 @@ use crate::{FAILED, Outcome, logging, memory, otlp, view};
 
 /// Threads of a group's process. Its agents wait most of the time; models think in processes of their own.
 const THREADS: usize = 2;
-/// Stack of such a thread.
-const STACK_BYTES: usize = 1024 * 1024;
+/// Stack of such a thread: what is not touched costs nothing, and builds that are not optimised touch much.
+const STACK_BYTES: usize = 4 << 20;
 /// How often finished measurements are folded together, so that they do not pile up between two scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(30);
 
