@@ -77,7 +77,9 @@ static TL_PREFIX: LazyLock<HashSet<&str>> = LazyLock::new(|| PREFIXES.split_whit
 pub(crate) fn detect(text: &str) -> Option<Tongue> {
     let (mut en, mut tl) = (0u32, 0u32);
     let text = text.to_lowercase().replace('’', "'");
-    for word in text.split(|c: char| !c.is_alphabetic() && c != '\'' && c != '-') {
+    // Addresses are in no language.
+    let prose = text.split_whitespace().filter(|word| !word.contains("://") && !word.contains('@'));
+    for word in prose.flat_map(|word| word.split(|c: char| !c.is_alphabetic() && c != '\'' && c != '-')) {
         let word = word.trim_matches(['\'', '-']);
         match word.split_once('-') {
             Some((prefix, root)) if TL_PREFIX.contains(prefix) => {
@@ -122,6 +124,7 @@ mod tests {
             ("The file named sa is in the folder of my office on the desk, I think", Some(En)),
             ("ok", None),
             ("12345 !?", None),
+            ("https://example.ph/ho ana@sa.ph", None),
             ("", None),
         ] {
             assert_eq!(detect(text), tongue, "{text}");

@@ -85,7 +85,8 @@ proptest! {
         let segments = compose("en", &[&text]);
         let (shown, spoken): (Vec<_>, Vec<_>) = segments.into_iter().map(|s| (s.display, s.speech_text)).unzip();
         let spoken = spoken.join(" ");
-        prop_assert_eq!(shown.concat(), text);
+        // A note about the language may follow.
+        prop_assert!(shown.concat().starts_with(&text));
         prop_assert!(!spoken.contains("http"));
         for number in words.iter().filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
             prop_assert!(spoken.contains(number.as_str()));
