@@ -15,9 +15,10 @@ path=$(scripts/clients.sh)
 export PATH=$path
 
 cargo fmt --all -- --check
-# The page: types, its pure parts, and that what is checked in is what the sources make.
+# The contract by the rules of buf; the page: types, its pure parts, and that what is checked in is what the sources make.
 (
   cd web
+  npm run --silent lint:proto
   npm run --silent check
   npm run --silent test
   npm run --silent build:check
