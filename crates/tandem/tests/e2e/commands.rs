@@ -23,7 +23,7 @@ async fn the_commands_agree_about_a_running_fleet() {
     let said = out(&asked);
     assert!(said.contains(MODEL) && said.contains(" ms"), "{said}");
     assert!(said.contains("agents that are not built"), "{said}");
-    let both = said + &err(&asked);
+    let both = said.clone() + &err(&asked);
     assert!(!both.contains("NLUAgent"), "one line is enough: {both}");
     assert!(!said.contains('\u{1b}'), "colours where there is no terminal: {said:?}");
 

@@ -56,8 +56,8 @@ async fn of_two_hundred_requests_at_once_108_are_answered_and_none_is_lost() {
 
 #[tokio::test]
 async fn what_cannot_be_answered_side_by_side_waits_its_turn_and_is_answered() {
-    let (handler, gate) = Handler::new(Script::Say(vec!["Yes."])).gated();
-    let handler = Handler { parallel: 2, ..handler };
+    let (mut handler, gate) = Handler::new(Script::Say(vec!["Yes."])).gated();
+    handler.parallel = 2;
     let rig = rig(&handler, &Sessions::default(), json!({})).await;
     rig.reconcile("handlers").await.unwrap();
     let turns = futures::future::join_all(

@@ -61,7 +61,7 @@ fn what_is_in_use_or_pinned_does_not_give_way() {
     let patient = Ask { until: now + SECOND, ..ask("llm.smart") };
     let fault = refused(desk.acquire(&patient, "t".into(), now));
     assert_eq!(fault.code, Code::ResourceExhausted, "a patient caller waits for room");
-    assert!(fault.message.contains("middle 452 MiB (used by solo/a/B)"), "{fault}");
+    assert!(fault.message.contains("middle 487 MiB (used by solo/a/B)"), "{fault}");
     let grant = lent(desk.acquire(&Ask { until: now, ..patient }, "t".into(), now));
     assert_eq!(grant.bound_to.as_str(), "llm.fast", "one who waits no longer gets a stand-in");
     assert!(grant.fallback.contains("large needs 1042 MiB"), "{}", grant.fallback);
