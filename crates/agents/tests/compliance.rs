@@ -1,6 +1,8 @@
 //! What every agent must do, whatever it is for: become ready or say why not, answer each RPC it promises, refuse
 //! unknown fields, survive a restart by its host, and end with its group.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::time::Duration;
 
 use tandem_contract::pb::tandem::system::v1 as pb;

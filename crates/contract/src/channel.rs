@@ -36,7 +36,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub enum Channel {
     /// Over HTTP/2 without TLS.
-    Network(HttpClient<HttpConnector, ClientBody>),
+    Network(Box<HttpClient<HttpConnector, ClientBody>>),
     /// Into a service of this process, with no socket between.
     Local(LocalService),
 }
@@ -53,7 +53,7 @@ impl Channel {
             .http2_keep_alive_interval(ASK_EVERY)
             .http2_keep_alive_timeout(ANSWER_WITHIN)
             .build(connector);
-        Self::Network(client)
+        Self::Network(Box::new(client))
     }
 }
 

@@ -84,7 +84,8 @@ impl Client {
         let idle = Idle::of_caller(rpc.path(), call);
         let opening =
             call_server_stream::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options);
-        let stream = idle.open(async { opening.await.map_err(|e| fault_from_wire(&e)) }).await?;
+        // Boxed: it is large, and whoever opens a stream keeps it in its own future.
+        let stream = idle.open(Box::pin(async { opening.await.map_err(|e| fault_from_wire(&e)) })).await?;
         Ok(Box::pin(futures::stream::unfold(Some((stream, idle)), |state| async move {
             let (mut stream, idle) = state?;
             match idle.next(stream.message::<Res>()).await {
@@ -106,7 +107,8 @@ impl Client {
         let spec = Spec::client(rpc.path(), StreamType::BidiStream);
         let idle = Idle::of_caller(rpc.path(), call);
         let opening = call_bidi_stream::<_, Req, Res::View<'static>>(&self.channel, &self.config, spec, options);
-        let stream = idle.open(async { opening.await.map_err(|e| fault_from_wire(&e)) }).await?;
+        // Boxed: it is large, and whoever opens a stream keeps it in its own future.
+        let stream = idle.open(Box::pin(async { opening.await.map_err(|e| fault_from_wire(&e)) })).await?;
         let (sender, receiver) = stream.into_split();
         Ok(BidiCall {
             sender: BidiSender { half: sender, idle: idle.clone() },

@@ -1,6 +1,8 @@
 //! The memory estimate against the buffers that llama.cpp itself reports, for ten small models of different shapes. Their
 //! files are written by the test, with weights of zero: what a model says costs nothing here, what it takes does.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test a panic is the report, with what was printed")]
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! The engine with a real model. The tests need SmolLM2-135M, from `TANDEM_TEST_MODEL` or the model store, and fail
 //! with the way to get it when it is not there.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::PathBuf;
 
 use futures::{FutureExt, StreamExt};

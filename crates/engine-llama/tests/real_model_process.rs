@@ -1,6 +1,8 @@
 //! The engine process with a real model: how it starts, serves, ends and fails. Needs SmolLM2-135M, from
 //! `TANDEM_TEST_MODEL` or the model store, and fails with the way to get it when it is not there.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;

@@ -67,7 +67,7 @@ impl NodeHandle {
     pub fn status(&self) -> NodeStatus {
         let mut status = self.shared.status.read().unwrap_or_else(PoisonError::into_inner).clone();
         let rss = |pid: u32| usage(pid).map(|u| u.resident_bytes);
-        status.rss_bytes = rss(status.pid);
+        status.rss_bytes = Some(status.pid).and_then(rss);
         for group in &mut status.groups {
             group.rss_bytes = group.pid.and_then(rss);
         }

@@ -135,7 +135,7 @@ mod tests {
         alive.write(&layout.record(&alive.group)).unwrap();
         let reused = Orphan { group: id("reused"), started_ticks: 1, ..alive.clone() };
         reused.write(&layout.record(&reused.group)).unwrap();
-        assert_eq!(orphans(&layout), [alive.clone()]);
+        assert_eq!(orphans(&layout), std::slice::from_ref(&alive));
         assert_eq!(end_orphans(&layout, Duration::from_secs(10)).await, []);
         assert!(!alive.runs());
         assert!(records(&layout).is_empty());

@@ -1,5 +1,6 @@
 //! A node with real child processes: this test program plays the groups.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;

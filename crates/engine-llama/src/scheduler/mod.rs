@@ -89,10 +89,10 @@ impl<'m> Scheduler<'m> {
     /// Frees the slots and places of readers who left.
     fn drop_cancelled(&mut self) {
         for slot in &mut self.slots {
-            if slot.work.as_ref().is_some_and(|work| work.sink.is_closed()) {
-                if let Some(work) = slot.release() {
-                    self.shared.cancelled(work.counts());
-                }
+            if slot.work.as_ref().is_some_and(|work| work.sink.is_closed())
+                && let Some(work) = slot.release()
+            {
+                self.shared.cancelled(work.counts());
             }
         }
         self.waiting.retain(|waiting| {

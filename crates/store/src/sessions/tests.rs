@@ -339,9 +339,9 @@ async fn keeps_to_other_limits(store: &dyn SessionStore) {
     let first = talk(store, "ana", &["one"], at(0)).await;
     let second = talk(store, "ben", &["one"], at(2)).await;
     let created = store.create(key(1), new("ana", None), at(4)).await.unwrap();
-    assert_eq!(created.ended, [first.clone()]);
+    assert_eq!(created.ended, std::slice::from_ref(&first));
     let idle = store.sweep_idle(at(8)).await.unwrap();
-    assert_eq!(idle.into_iter().map(|session| session.id).collect::<Vec<_>>(), [second.clone()]);
+    assert_eq!(idle.into_iter().map(|session| session.id).collect::<Vec<_>>(), std::slice::from_ref(&second));
     store.keep_days(&ben, Some(0)).await.unwrap();
     assert_eq!(store.sweep_retention(at(days(9_999))).await.unwrap().entries, 1);
     assert_eq!(store.session(&ana, &first).await.unwrap().entries, 1);

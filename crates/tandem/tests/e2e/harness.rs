@@ -330,7 +330,8 @@ impl Drop for Fleet {
             drop(node.wait());
         }
         for orphan in orphans(&self.layout) {
-            drop(nix::sys::signal::killpg(Pid::from_raw(i32::try_from(orphan.pid).unwrap()), Signal::SIGKILL));
+            // It may have ended by itself.
+            let _ = nix::sys::signal::killpg(Pid::from_raw(i32::try_from(orphan.pid).unwrap()), Signal::SIGKILL);
         }
     }
 }

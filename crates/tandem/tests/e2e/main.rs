@@ -4,6 +4,7 @@
 //! `smollm2-135m` from the model store and fail, saying how to get it, where it is missing.
 
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod clients;
 mod commands;

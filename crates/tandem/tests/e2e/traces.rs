@@ -142,12 +142,12 @@ async fn a_turn_is_one_trace_across_its_processes() {
         })
         .collect();
     let end = Instant::now() + LIMIT;
-    for place in 0..groups.len() {
+    for (place, group) in groups.iter().enumerate() {
         let port = ports.contract + u16::try_from(place).unwrap();
         loop {
             match get(([127, 0, 0, 1], port).into(), "/readyz", LIMIT).await {
                 Ok(answer) if answer.status == 200 => break,
-                _ => assert!(Instant::now() < end, "{} is not ready\n{}", groups[place], said()),
+                _ => assert!(Instant::now() < end, "{group} is not ready\n{}", said()),
             }
             tokio::time::sleep(LOOK).await;
         }
