@@ -15,6 +15,7 @@ path=$(scripts/clients.sh)
 export PATH=$path
 
 cargo fmt --all -- --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
 # The contract by the rules of buf; the page: types, its pure parts, and that what is checked in is what the sources make.
 (
   cd web
