@@ -87,7 +87,7 @@ impl Coordinator {
         self.publish_state(turn, outcome);
     }
 
-    /// Puts stages, events and end on disk; one group of writes.
+    /// Puts stages, events and end on disk; two groups of writes.
     async fn keep_end(
         &self,
         turn: &Turn,
@@ -103,8 +103,10 @@ impl Coordinator {
         let bodies = bodies.map_err(|e| Fault::internal(format!("cannot write events as JSON: {:?}", e.classify())))?;
         let events = Events { first: number + 1 - bodies.len() as u64, bodies };
         let stages = progress.stages.iter().map(|(stage, at)| self.store.advance(request, *stage, *at));
-        let (stages, finished) =
-            tokio::join!(futures::future::join_all(stages), self.store.finish(request, events, end, now));
+        // One after the other: where the disk is slow its queue fills, and the end would overtake a stage, which is refused
+        // once there is an end.
+        let stages = futures::future::join_all(stages).await;
+        let finished = self.store.finish(request, events, end, now).await;
         stages.into_iter().collect::<Result<(), Fault>>()?;
         finished
     }
