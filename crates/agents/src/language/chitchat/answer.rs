@@ -188,10 +188,11 @@ impl Chitchat {
         }
     }
 
-    /// Time left until the first token must be there.
+    /// How long a model may take to its first token, and before that how long one may take to be there: a model that was
+    /// loaded for this very turn, or that stands in for another, has as much time as any.
     fn first_limit(&self, task: &Task) -> Duration {
         let limit = if task.as_given { self.settings.silence_s } else { self.settings.first_token_s };
-        Duration::from_secs_f64(limit.max(0.0)).saturating_sub(task.begun.elapsed())
+        Duration::from_secs_f64(limit.max(0.0))
     }
 
     /// Sends the prompt and waits for the first text.
