@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::de::DeserializeOwned;
-use tandem_contract::Call;
+use tandem_contract::{Call, Observer};
 use tandem_types::{AgentId, Code, Fault, Timestamp, reason};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,8 @@ pub struct CtxParts {
     pub instance: String,
     /// Moved by [`Ctx::beat`].
     pub heartbeat: Heartbeat,
+    /// Hears of what the agent serves besides its RPCs; none when nobody collects spans.
+    pub spans: Option<Arc<dyn Observer>>,
 }
 
 /// When an agent last said that it is not stuck.
@@ -111,6 +113,11 @@ impl Ctx {
     /// Folder of the group's stores.
     pub fn data_dir(&self) -> &Path {
         &self.parts.data
+    }
+
+    /// Where spans of requests go that reach the agent through a door of its own. RPCs have theirs without its doing.
+    pub fn spans(&self) -> Option<&Arc<dyn Observer>> {
+        self.parts.spans.as_ref()
     }
 
     /// A call of the agent's own accord.

@@ -20,6 +20,7 @@ use crate::access::{Access, CSRF_COOKIE, Hosts, SESSION_COOKIE, SESSION_LIFE, To
 use crate::openai::{self, Directory};
 use crate::page::Page;
 use crate::place::Place;
+use crate::span::Span;
 use crate::{Settings, forward};
 
 /// A request's body must be there this long after its head.
@@ -52,6 +53,7 @@ pub(crate) struct Door {
 struct Timing {
     route: &'static str,
     began: Instant,
+    span: Option<Span>,
 }
 
 impl Drop for Timing {
@@ -88,11 +90,15 @@ impl Door {
     }
 
     /// Answers one request.
-    pub(crate) async fn answer(self: &Arc<Self>, request: Request<Incoming>, from: IpAddr) -> Response {
+    pub(crate) async fn answer(self: &Arc<Self>, mut request: Request<Incoming>, from: IpAddr) -> Response {
         let place = Place::at(request.uri().path());
-        let timing = Timing { route: place.route(), began: Instant::now() };
+        let span = Span::begin(&self.ctx, &place, request.headers_mut());
+        let mut timing = Timing { route: place.route(), began: Instant::now(), span };
         let mut response = self.enter(&place, request, from).await;
         let code = response.status().as_u16().to_string();
+        if let Some(span) = &mut timing.span {
+            span.answered(response.status());
+        }
         metrics::counter!("tandem_http_requests_total", "route" => timing.route, "code" => code).increment(1);
         for (name, value) in ALWAYS {
             response.headers_mut().insert(name, HeaderValue::from_static(value));

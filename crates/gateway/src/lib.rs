@@ -15,6 +15,7 @@ mod listen;
 mod openai;
 mod page;
 mod place;
+mod span;
 #[cfg(test)]
 mod tests;
 

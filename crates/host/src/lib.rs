@@ -70,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) engines: engines::Engines,
     pub(crate) own: own::Own,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) spans: Option<Arc<dyn Observer>>,
     pub(crate) reports: Arc<reports::Reports>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) set_log_filter: SetLogFilter,
@@ -153,7 +154,8 @@ impl GroupHost {
         let events = Arc::new(events::Events::open(&defs, &config.data, config.clock.clone())?);
         let peers = config.peers.for_agent(host_id.clone());
         let reports = Arc::new(reports::Reports::new(reports::hub(&peers, &host_id).is_some()));
-        let observer = CallMetrics { spans: config.spans, reports: reports.clone(), clock: config.clock.clone() };
+        let observer =
+            CallMetrics { spans: config.spans.clone(), reports: reports.clone(), clock: config.clock.clone() };
         let shared = Arc::new(Shared {
             peers,
             journal_data: events.journal_data(),
@@ -168,6 +170,7 @@ impl GroupHost {
             ),
             own: own::Own::new(),
             observer: Arc::new(observer),
+            spans: config.spans,
             reports,
             metrics: config.metrics,
             set_log_filter: config.set_log_filter,

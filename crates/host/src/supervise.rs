@@ -180,6 +180,7 @@ async fn life(
         tasks: tasks.clone(),
         instance: shared.instance.clone(),
         heartbeat: heartbeat.clone(),
+        spans: shared.spans.clone(),
     });
     let starting = AssertUnwindSafe(async move { start(ctx).await }).catch_unwind();
     let mut started = tokio::select! {

@@ -12,7 +12,6 @@ mod logs;
 mod measures;
 mod memory;
 mod models;
-mod otlp;
 mod place;
 mod plan;
 mod preflight;

@@ -13,14 +13,14 @@ use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig, SetLogFilter};
 use tandem_node::{End, Layout, Run, Runner};
 use tandem_process::notify;
+use tandem_telemetry::Exporter;
 use tandem_types::{Fault, GroupId, reason};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::fleet::Source;
-use crate::otlp::Exporter;
 use crate::place::Place;
-use crate::{FAILED, Outcome, logging, memory, otlp, view};
+use crate::{FAILED, Outcome, logging, memory, view};
 
 /// Threads of a group's process. Its agents wait most of the time; models think in processes of their own.
 const THREADS: usize = 2;
@@ -76,7 +76,7 @@ impl Home {
     }
 
     async fn open(&self, group: GroupId, peers: Peers) -> Result<Open, Fault> {
-        let exporter = otlp::spans(&group.to_string())?;
+        let exporter = tandem_telemetry::spans(&group.to_string())?;
         let host = GroupHost::open(HostConfig {
             data: self.layout.stores(&group),
             group,

@@ -243,6 +243,7 @@ impl Running {
             tasks: tasks.clone(),
             instance: "test".into(),
             heartbeat: Heartbeat::default(),
+            spans: None,
         });
         let mut started = (self.def.start)(ctx).await?;
         let service = std::mem::take(&mut started.service);

@@ -50,6 +50,7 @@ pub(crate) struct Fleet {
     layout: Layout,
     node: Option<std::process::Child>,
     ports: Ports,
+    environment: Vec<(String, String)>,
 }
 
 /// Ports of one fleet.
@@ -115,7 +116,12 @@ impl Fleet {
         let layout = Layout::new(folder.path().join("data"), None).unwrap();
         let (ports, file) = (Ports::free(), folder.path().join("fleet.toml"));
         std::fs::write(&file, ports.fleet(settings)).unwrap();
-        Self { _alone: alone, folder, file, layout, node: None, ports }
+        Self { _alone: alone, folder, file, layout, node: None, ports, environment: Vec::new() }
+    }
+
+    /// Sets a variable of the environment in which the node is started.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the node and waits until every group is ready.
@@ -124,6 +130,7 @@ impl Fleet {
         let node = tandem()
             .args(["up", self.file.to_str().unwrap(), "--data", self.layout.data().to_str().unwrap()])
             .args(options)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)

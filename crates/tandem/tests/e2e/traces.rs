@@ -1,26 +1,15 @@
-//! Spans of a turn as a collector gets them from the processes it went through. No model is needed: a turn that ends
-//! with `no_model` walks the same path.
+//! Spans of a turn as a collector gets them from the processes it went through, from the door to the engine.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
-use futures::StreamExt as _;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message as _;
-use tandem_contract::pb::tandem::coordinator::v1::__buffa::oneof::turn_event::Event as Part;
-use tandem_contract::pb::tandem::coordinator::v1::{Modality, SubmitRequest};
-use tandem_contract::{Call, Channel, Client, fault_from_info, rpc};
-use tandem_node::get;
-use tandem_types::reason;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{GROUPS, LIMIT, LOOK, Ports, tandem};
+use crate::harness::{Fleet, MODEL};
 
 /// A span with the process it comes from.
 #[derive(Debug, Clone)]
@@ -101,94 +90,49 @@ async fn take(connection: TcpStream, bodies: Arc<Mutex<Vec<Vec<u8>>>>) {
     }
 }
 
-/// A group's process, ended with the test.
-struct Group(Child);
-
-impl Group {
-    fn end(&mut self) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // It has ended already when the test went well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Sends one request and reads its whole answer.
+async fn post(address: std::net::SocketAddr, path: &str, body: &str) -> String {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n{body}"
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 #[tokio::test]
-async fn a_turn_is_one_trace_across_its_processes() {
+async fn a_turn_is_one_trace_from_the_door_to_the_engine() {
     let collector = Collector::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let (ports, file) = (Ports::free(), folder.path().join("fleet.toml"));
-    std::fs::write(&file, ports.fleet("")).unwrap();
-    let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let said = || std::fs::read_to_string(folder.path().join("log")).unwrap();
-    // The order of the ports is that of the default fleet.
-    let groups = ["infra_core", "coordination", "observability", "memory_stack", "language_stack"];
-    assert!(groups.len() <= usize::from(GROUPS));
-    let mut running: Vec<Group> = groups
-        .iter()
-        .map(|group| {
-            let mut command = tandem();
-            command.args(["serve", &format!("solo/{group}"), "--fleet-name", "test", "--fleet"]).arg(&file);
-            command.arg("--data").arg(folder.path().join("data"));
-            command.env("TANDEM_CACHE", folder.path().join("no models here"));
-            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address);
-            let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().unwrap());
-            Group(command.spawn().unwrap())
-        })
-        .collect();
-    let end = Instant::now() + LIMIT;
-    for (place, group) in groups.iter().enumerate() {
-        let port = ports.contract + u16::try_from(place).unwrap();
-        loop {
-            match get(([127, 0, 0, 1], port).into(), "/readyz", LIMIT).await {
-                Ok(answer) if answer.status == 200 => break,
-                _ => assert!(Instant::now() < end, "{group} is not ready\n{}", said()),
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    let base = format!("http://127.0.0.1:{}", ports.contract + 1).parse().unwrap();
-    let request = SubmitRequest {
-        idempotency_key: uuid::Uuid::new_v4().as_bytes().to_vec(),
-        user_id: "owner".into(),
-        session_id: "traced".into(),
-        modality: Modality::MODALITY_TEXT.into(),
-        text: "Remember the word zephyranthes.".into(),
-        channel: "cli".into(),
-        ..Default::default()
-    };
-    let client = Client::new(Channel::network(), base);
-    let stream = client.server_stream(rpc::coordinator::SUBMIT, request, &Call::from_door("cli")).await.unwrap();
-    let events: Vec<_> = stream.map(|event| event.unwrap().event.into_option().unwrap().event.unwrap()).collect().await;
-    let Some(Part::Accepted(accepted)) = events.first() else { panic!("{events:?}") };
-    let Some(Part::Error(error)) = events.last() else { panic!("a turn without a model was answered: {events:?}") };
-    assert_eq!(fault_from_info(error).reason, reason::NO_MODEL, "{error:?}");
+    let mut fleet = Fleet::prepare("").await;
+    fleet.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address);
+    fleet.start(&[]).await;
+    let body = r#"{"model": "llm.fast", "messages": [{"role": "user", "content": "What is a zephyranthes?"}]}"#;
+    let answer = post(fleet.page(), "/v1/chat/completions", body).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", fleet.said());
+    let turn = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id").trim().to_owned();
     // What is queued when a process is told to end is exported before it does.
-    running.iter_mut().rev().for_each(Group::end);
-    for (group, name) in running.iter_mut().zip(groups) {
-        while group.0.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < end, "{name} did not end\n{}", said());
-            tokio::time::sleep(LOOK).await;
-        }
-    }
+    let down = fleet.tandem(&["down"]);
+    assert!(down.status.success(), "{down:?}");
+    fleet.ended().await;
 
     let spans = collector.spans();
     let trace = |span: &Span| span.trace.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let traces: BTreeSet<String> = spans.iter().map(trace).collect();
-    assert_eq!(traces, [accepted.turn_id.clone()].into(), "{spans:?}");
+    assert_eq!(traces, [turn].into(), "{spans:?}");
     let services: BTreeSet<&str> = spans.iter().map(|span| span.service.as_str()).collect();
-    for service in ["solo/coordination", "solo/memory_stack", "solo/language_stack"] {
+    let engine = format!("solo/coordination/{MODEL}");
+    for service in
+        ["solo/web_interface", "solo/coordination", "solo/memory_stack", "solo/language_stack", engine.as_str()]
+    {
         assert!(services.contains(service), "{service} took no part in {spans:?}");
     }
     let roots: Vec<&Span> = spans.iter().filter(|span| span.parent.is_empty()).collect();
     assert_eq!(roots.len(), 1, "{roots:?}");
-    assert_eq!(roots[0].name, "tandem.coordinator.v1.Coordinator/Submit");
+    assert_eq!((roots[0].service.as_str(), roots[0].name.as_str()), ("solo/web_interface", "v1/chat/completions"));
     let ids: BTreeSet<&[u8]> = spans.iter().map(|span| &span.id[..]).collect();
     for span in spans.iter().filter(|span| !span.parent.is_empty()) {
         assert!(ids.contains(&span.parent[..]), "nobody sent the parent of {span:?}");

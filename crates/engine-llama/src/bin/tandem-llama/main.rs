@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use clap::Parser as _;
-use tandem_contract::local;
+use tandem_contract::{Ended, Observer, local};
 use tandem_engine::{Lease, Prompt, Sampling, TextGenerator, TextRequest};
 use tandem_engine_llama::{LEASE_TOO_SMALL, LlamaGenerator, MODEL_CORRUPT, MODEL_MISSING, resident_bytes};
+use tandem_telemetry::Exporter;
 use tandem_types::{Fault, reason};
 use tokio::net::TcpListener;
 
@@ -28,6 +29,13 @@ use crate::service::Serving;
 const PROVE_EVERY: Duration = Duration::from_secs(300);
 /// Time for clients to read the last error of an engine that ended by itself.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Hears of calls where nobody collects spans.
+struct Untold;
+
+impl Observer for Untold {
+    fn finished(&self, _: &Ended<'_>) {}
+}
 
 fn main() -> ExitCode {
     process::settle_openmp();
@@ -85,7 +93,10 @@ async fn run(args: &Args, parent: Parent) -> Result<(), Fault> {
     let life = Life::ready(now());
     let serving =
         Arc::new(Serving { model: Arc::new(engine.clone()), roles: args.roles.clone(), life: Arc::clone(&life) });
-    let rpcs = local(service::service(Arc::clone(&serving)).into_http());
+    let me = args.group.agent("Engine".parse().map_err(|e| Fault::internal(format!("{e}")))?);
+    let exporter = tandem_telemetry::spans(&format!("{}/{}", args.group, engine.info().model))?;
+    let spans = exporter.as_ref().map_or_else(|| Arc::new(Untold) as Arc<dyn Observer>, Exporter::observer);
+    let rpcs = local(service::service(Arc::clone(&serving)).into_http_at(me, spans));
     let ops = Arc::new(Ops { serving, engine: engine.clone(), lease_bytes: args.lease_bytes });
     // Tokens are small and must not wait to be sent together.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
@@ -120,6 +131,9 @@ async fn run(args: &Args, parent: Parent) -> Result<(), Fault> {
     };
     prover.abort();
     server.abort();
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
     outcome
 }
 

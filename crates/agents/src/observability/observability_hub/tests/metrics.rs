@@ -109,6 +109,7 @@ async fn a_full_disk_costs_raw_samples_and_is_said() {
         tasks: Default::default(),
         instance: "test".into(),
         heartbeat: Heartbeat::default(),
+        spans: None,
     });
     let hub = Hub::open(&ctx).await.unwrap();
     let watched = hub.watched.values().next().unwrap().clone();

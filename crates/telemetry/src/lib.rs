@@ -1,6 +1,6 @@
 //! Spans to an OpenTelemetry collector, when `OTEL_EXPORTER_OTLP_ENDPOINT` names one.
 //!
-//! Every served call has a span (`contract::Ended`); this turns them into OTLP over HTTP. The queue is bounded: when the
+//! Every served call has a span ([`Ended`]), in a group, at its doors and in an engine; this turns them into OTLP over HTTP. The queue is bounded: when the
 //! collector is slow spans are dropped and counted, never a turn delayed.
 
 use std::borrow::Cow;
@@ -53,9 +53,13 @@ fn data(ended: &Ended<'_>, span: tandem_contract::TraceParent) -> SpanData {
         start_time: ended.began,
         end_time: ended.began + ended.took,
         attributes: vec![
-            KeyValue::new("rpc.system", "connect_rpc"),
+            if ended.path.starts_with("/tandem.") {
+                KeyValue::new("rpc.system", "connect_rpc")
+            } else {
+                KeyValue::new("http.route", ended.path.to_owned())
+            },
             KeyValue::new("tandem.agent", ended.agent.to_string()),
-            KeyValue::new("rpc.code", ended.outcome.map_or_else(|f| f.code.as_str(), |()| "ok")),
+            KeyValue::new("tandem.code", ended.outcome.map_or_else(|f| f.code.as_str(), |()| "ok")),
         ],
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
@@ -70,7 +74,7 @@ fn data(ended: &Ended<'_>, span: tandem_contract::TraceParent) -> SpanData {
 }
 
 /// Exports spans for as long as the process lives.
-pub(crate) struct Exporter {
+pub struct Exporter {
     spans: Arc<Spans>,
     ending: CancellationToken,
     task: JoinHandle<()>,
@@ -78,12 +82,12 @@ pub(crate) struct Exporter {
 
 impl Exporter {
     /// Where calls are to be told.
-    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
+    pub fn observer(&self) -> Arc<dyn Observer> {
         self.spans.clone()
     }
 
     /// Sends what is left, as far as the collector takes it in time.
-    pub(crate) async fn finish(self) {
+    pub async fn finish(self) {
         self.ending.cancel();
         if tokio::time::timeout(LAST_LIMIT, self.task).await.is_err() {
             warn!("the last spans could not be exported in time");
@@ -91,11 +95,12 @@ impl Exporter {
     }
 }
 
-/// Begins to export spans of `service` (node/group); none when no collector is named.
+/// Begins to export spans of `service`, a process such as `solo/coordination`; none when no collector is named. To be called
+/// inside a tokio runtime, which the exporter uses for as long as the process lives.
 ///
 /// # Errors
 /// The endpoint cannot be used; says why.
-pub(crate) fn spans(service: &str) -> Result<Option<Exporter>, Fault> {
+pub fn spans(service: &str) -> Result<Option<Exporter>, Fault> {
     let Some(endpoint) = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|e| !e.is_empty()) else {
         return Ok(None);
     };
