@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::{Call, rpc};
-use tandem_process::{Child, LogFile, Spawn, usage};
+use tandem_process::{Child, LogFile, LogReader, Spawn, usage};
 use tandem_types::{AgentId, Fault, Health, State, Timestamp, reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -16,10 +16,15 @@ use tracing::{info, warn};
 
 use tandem_agent::{Clock, Peers};
 
+use crate::log_rules;
 use crate::reports::{Reports, Severity};
 
 /// Longest time an engine may take to load when the caller sets none.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Lines of an engine that ended by itself that are reported with its end.
+const LAST_LINES: usize = 5;
+/// How often an engine's output is read for what it tells of failures.
+const READ_EVERY: Duration = Duration::from_secs(2);
 /// Grace on shutdown of the group.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -280,12 +285,26 @@ impl Keeper {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 
+    /// Reports what the engine's output tells of failures.
+    fn read_output(&self, output: &mut LogReader) {
+        // An output that cannot be read has nothing to tell; that its disk is ill is told by others.
+        for found in output.new_lines().unwrap_or_default().iter().filter_map(|line| log_rules::matched(line)) {
+            self.reports.note_line(&self.host, found, self.clock.now());
+        }
+    }
+
     async fn keep(self, mut child: Child, mut stops: mpsc::Receiver<Duration>) {
+        let mut output = LogReader::at_end(self.spec.log.path());
+        let mut reading = tokio::time::interval(READ_EVERY);
         let mut policy = crate::logic::RestartPolicy::default();
         let mut restarts = 0;
         loop {
             let exit = tokio::select! {
                 exit = child.exited() => exit,
+                _ = reading.tick() => {
+                    self.read_output(&mut output);
+                    continue;
+                }
                 drain = stops.recv() => {
                     self.set(State::Draining, "stopping");
                     child.stop(drain.unwrap_or(STOP_GRACE)).await;
@@ -300,7 +319,9 @@ impl Keeper {
             warn!(engine = self.id, exit = %exit, evidence = exit.evidence.join(" | "), "an engine ended by itself");
             metrics::counter!("tandem_engine_restarts_total", "model" => self.request.model.clone()).increment(1);
             let lost = Fault::unavailable(reason::ENGINE_LOST, "");
-            self.reports.note(&self.host, &lost, Severity::Error, self.clock.now());
+            self.read_output(&mut output);
+            let last = &exit.evidence[exit.evidence.len().saturating_sub(LAST_LINES)..];
+            self.reports.note_with(&self.host, &lost, Severity::Error, last, self.clock.now());
             // The next process has another port, so whoever holds a ticket asks anew.
             loop {
                 let wait = match policy.failed(self.clock.now()) {

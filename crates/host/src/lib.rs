@@ -6,6 +6,7 @@
 mod dispatch;
 mod engines;
 mod events;
+mod log_rules;
 mod logic;
 mod ops;
 mod own;
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use engines::EnginePrograms;
+pub use log_rules::LogEvents;
 
 use reports::Severity;
 
@@ -56,6 +58,8 @@ pub struct HostConfig {
     pub metrics: PrometheusHandle,
     /// Changes what is logged.
     pub set_log_filter: SetLogFilter,
+    /// What this process logged that means an error.
+    pub log_events: LogEvents,
     /// Hears of every call besides the metrics, for example to export spans.
     pub spans: Option<Arc<dyn Observer>>,
 }
@@ -74,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) reports: Arc<reports::Reports>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) set_log_filter: SetLogFilter,
+    pub(crate) log_events: LogEvents,
     pub(crate) data: PathBuf,
     pub(crate) instance: String,
     pub(crate) generation: u64,
@@ -174,6 +179,7 @@ impl GroupHost {
             reports,
             metrics: config.metrics,
             set_log_filter: config.set_log_filter,
+            log_events: config.log_events,
             data: config.data,
             instance: uuid::Uuid::new_v4().simple().to_string(),
             // Time moves on between two starts of a group, which is all that fencing needs.

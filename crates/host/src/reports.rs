@@ -14,6 +14,7 @@ use tandem_types::{AgentId, Code, Fault, Timestamp};
 use tracing::warn;
 
 use crate::Shared;
+use crate::log_rules::{self, Match};
 
 /// Time between two batches.
 const EVERY: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 const LAST_LIMIT: Duration = Duration::from_millis(300);
 /// Kinds of errors that are kept between two batches.
 const MOST_KINDS: usize = 256;
+/// Log lines that are kept as evidence of one kind.
+const MOST_LINES: usize = 5;
 /// Longest word for a reason.
 const LONGEST_REASON: usize = 64;
 
@@ -51,6 +54,8 @@ struct Kind {
 struct Seen {
     count: u32,
     trace: String,
+    /// The latest log lines that show it.
+    evidence: Vec<String>,
     at: Timestamp,
 }
 
@@ -62,7 +67,7 @@ struct Batch {
 
 impl Batch {
     /// Counts an error; false when there was no room for its kind.
-    fn note(&mut self, kind: Kind, trace: &str, at: Timestamp) -> bool {
+    fn note(&mut self, kind: Kind, trace: &str, evidence: &[String], at: Timestamp) -> bool {
         if self.kinds.len() >= MOST_KINDS && !self.kinds.contains_key(&kind) {
             return false;
         }
@@ -72,6 +77,8 @@ impl Batch {
         if !trace.is_empty() {
             trace.clone_into(&mut seen.trace);
         }
+        seen.evidence.extend(evidence.iter().map(|line| log_rules::cut(line).to_owned()));
+        seen.evidence.drain(..seen.evidence.len().saturating_sub(MOST_LINES));
         true
     }
 
@@ -89,6 +96,7 @@ impl Batch {
             .into(),
             trace_id: seen.trace,
             count: seen.count,
+            evidence: seen.evidence,
             at_us: seen.at.micros(),
             ..Default::default()
         };
@@ -120,12 +128,30 @@ impl Reports {
 
     /// Notes an error of `agent`.
     pub(crate) fn note(&self, agent: &AgentId, fault: &Fault, severity: Severity, at: Timestamp) {
+        self.note_with(agent, fault, severity, &[], at);
+    }
+
+    /// Notes what a log line means.
+    pub(crate) fn note_line(&self, agent: &AgentId, found: Match, at: Timestamp) {
+        let fault = Fault::new(found.rule.code, found.rule.reason, "");
+        self.note_with(agent, &fault, found.rule.severity, &[found.line], at);
+    }
+
+    /// Notes an error of `agent` with log lines that show it.
+    pub(crate) fn note_with(
+        &self,
+        agent: &AgentId,
+        fault: &Fault,
+        severity: Severity,
+        evidence: &[String],
+        at: Timestamp,
+    ) {
         let word = (1..=LONGEST_REASON).contains(&fault.reason.len());
         let reason = if word { fault.reason.as_str() } else { fault.code.as_str() };
         let kind = Kind { agent: agent.clone(), code: fault.code, reason: reason.to_owned(), severity };
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(batch) = &mut *batch
-            && !batch.note(kind, &fault.trace_id, at)
+            && !batch.note(kind, &fault.trace_id, evidence, at)
         {
             metrics::counter!("tandem_error_reports_dropped_total").increment(1);
         }
@@ -176,6 +202,10 @@ impl Sender {
     /// Tries once to send what there is.
     pub(crate) async fn round(&mut self, shared: &Shared, hub: &AgentId, limit: Duration) {
         if self.waiting.is_none() {
+            let now = shared.roster.clock.now();
+            for found in shared.log_events.take() {
+                shared.reports.note_line(&shared.host_id, found, now);
+            }
             let errors = shared.reports.take();
             let idempotency_key = uuid::Uuid::new_v4().as_bytes().to_vec();
             let batch = pb::ReportErrorsRequest { idempotency_key, errors, ..Default::default() };
@@ -242,6 +272,19 @@ mod tests {
     }
 
     #[test]
+    fn log_lines_are_evidence_and_the_latest_are_kept() {
+        let reports = Reports::new(true);
+        for n in 0..9 {
+            let found = log_rules::matched(&format!("out of memory {n}")).unwrap();
+            reports.note_line(&agent("Host"), found, Timestamp(n));
+        }
+        let sent = reports.take();
+        assert_eq!((sent.len(), sent[0].count, sent[0].reason.as_str()), (1, 9, "out_of_memory"));
+        assert_eq!(sent[0].evidence.len(), MOST_LINES);
+        assert_eq!(sent[0].evidence.last().map(String::as_str), Some("out of memory 8"));
+    }
+
+    #[test]
     fn kinds_are_bounded_and_known_ones_are_still_counted() {
         let mut batch = Batch::default();
         let kind = |n: usize| Kind {
@@ -250,9 +293,9 @@ mod tests {
             reason: format!("r{n}"),
             severity: Severity::Error,
         };
-        assert!((0..MOST_KINDS).all(|n| batch.note(kind(n), "", Timestamp(1))));
-        assert!(!batch.note(kind(MOST_KINDS), "", Timestamp(1)));
-        assert!(batch.note(kind(0), "", Timestamp(2)));
+        assert!((0..MOST_KINDS).all(|n| batch.note(kind(n), "", &[], Timestamp(1))));
+        assert!(!batch.note(kind(MOST_KINDS), "", &[], Timestamp(1)));
+        assert!(batch.note(kind(0), "", &[], Timestamp(2)));
         let sent = batch.take();
         assert_eq!((sent.len(), sent[0].count), (MOST_KINDS, 2));
     }

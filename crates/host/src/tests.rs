@@ -134,6 +134,7 @@ fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         set_log_filter: Arc::new(|filter| Err(format!("`{filter}` is refused here"))),
         spans: None,
+        log_events: Default::default(),
     }
 }
 

@@ -9,6 +9,6 @@ mod notify;
 mod usage;
 
 pub use child::{Child, Exit, Spawn};
-pub use log::{LogFile, tail};
+pub use log::{LogFile, LogReader, tail};
 pub use notify::{Message, NotifySocket, notify};
 pub use usage::{Usage, usage};

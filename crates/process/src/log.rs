@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tandem_types::{Fault, reason};
@@ -12,6 +12,9 @@ const KEEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How much of the end of a log is looked at for its last lines.
 const TAIL_BYTES: u64 = 64 * 1024;
+
+/// Most of a log's new end that is read at once.
+const READ_MOST: u64 = 4 << 20;
 
 /// Where a child writes its output.
 #[derive(Debug, Clone)]
@@ -67,6 +70,56 @@ pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// Reads a log that is being written, from where it was read to the last time.
+#[derive(Debug)]
+pub struct LogReader {
+    path: PathBuf,
+    file: u64,
+    read: u64,
+    half: Vec<u8>,
+}
+
+impl LogReader {
+    /// Begins at what is written from now on.
+    pub fn at_end(path: &Path) -> Self {
+        let meta = std::fs::metadata(path).ok();
+        let (file, read) = meta.map_or((0, 0), |m| (m.ino(), m.len()));
+        Self { path: path.to_owned(), file, read, half: Vec::new() }
+    }
+
+    /// Begins at the first line there is.
+    pub fn at_start(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: 0, read: 0, half: Vec::new() }
+    }
+
+    /// Which log.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lines that are complete since the last look. A log that was put aside is begun anew; one that is not there has none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn new_lines(&mut self) -> std::io::Result<Vec<String>> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            Err(e) => return Err(e),
+        };
+        let meta = file.metadata()?;
+        if meta.ino() != self.file || meta.len() < self.read {
+            (self.file, self.read) = (meta.ino(), 0);
+            self.half.clear();
+        }
+        file.seek(SeekFrom::Start(self.read))?;
+        self.read += file.take(READ_MOST).read_to_end(&mut self.half)? as u64;
+        let whole = self.half.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.half.drain(..whole).collect();
+        Ok(String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect())
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use rusqlite::{Row, Transaction, named_params, params};
 use serde::{Deserialize, Serialize};
 use tandem_types::{AgentId, Code, Fault, IdempotencyKey, Timestamp};
 
-use crate::db::{Db, Error, column};
+use crate::db::{Db, Error, column, json_column};
 use crate::keys::{self, once};
 use crate::paging::{Page, Paged};
 use crate::words::words;
@@ -29,6 +29,9 @@ CREATE TABLE errors(
 );
 CREATE INDEX errors_by_time ON errors(last, id);
 CREATE INDEX errors_by_agent ON errors(agent, last);";
+
+/// Log lines beside an error: a JSON array of strings.
+pub(crate) const EVIDENCE: &str = "ALTER TABLE errors ADD COLUMN evidence TEXT NOT NULL DEFAULT '[]';";
 
 /// How long errors are kept.
 pub const KEPT: Duration = Duration::from_hours(30 * 24);
@@ -64,12 +67,14 @@ pub struct ErrorReport {
     pub count: u64,
     /// When it was last seen.
     pub at: Timestamp,
+    /// Log lines that show it, the latest last.
+    pub evidence: Vec<String>,
 }
 
 /// Equal errors of one agent within one minute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorEntry {
-    /// The sum of what was reported, with the latest trace and time.
+    /// The sum of what was reported, with the latest trace, time and evidence.
     pub total: ErrorReport,
     /// When it was first seen in that minute.
     pub first: Timestamp,
@@ -167,10 +172,13 @@ impl ErrorStore for SqliteErrors {
 
 fn add(tx: &Transaction<'_>, one: &ErrorReport) -> Result<(), Error> {
     tx.prepare_cached(
-        "INSERT INTO errors(minute, agent, code, reason, severity, trace, first, last, count)
-         VALUES (?1 / 60000000, ?2, ?3, ?4, ?5, ?6, ?1, ?1, ?7)
+        "INSERT INTO errors(minute, agent, code, reason, severity, trace, first, last, count, evidence)
+         VALUES (?1 / 60000000, ?2, ?3, ?4, ?5, ?6, ?1, ?1, ?7, ?8)
          ON CONFLICT DO UPDATE SET count = count + excluded.count, first = min(first, excluded.first),
-           trace = CASE WHEN excluded.last >= last THEN excluded.trace ELSE trace END, last = max(last, excluded.last)",
+           trace = CASE WHEN excluded.last >= last THEN excluded.trace ELSE trace END,
+           evidence = CASE WHEN excluded.evidence <> '[]' AND excluded.last >= last
+                      THEN excluded.evidence ELSE evidence END,
+           last = max(last, excluded.last)",
     )?
     .execute(params![
         one.at.micros(),
@@ -179,7 +187,8 @@ fn add(tx: &Transaction<'_>, one: &ErrorReport) -> Result<(), Error> {
         one.reason,
         one.severity.as_str(),
         one.trace,
-        one.count
+        one.count,
+        serde_json::to_string(&one.evidence)?
     ])?;
     Ok(())
 }
@@ -194,6 +203,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<ErrorEntry> {
             trace: row.get("trace")?,
             count: row.get("count")?,
             at: Timestamp(row.get("last")?),
+            evidence: json_column(row, "evidence")?,
         },
         first: Timestamp(row.get("first")?),
     })
@@ -231,6 +241,7 @@ mod tests {
             trace: format!("{seconds}"),
             count,
             at: at(seconds),
+            evidence: Vec::new(),
         }
     }
 
@@ -263,7 +274,18 @@ mod tests {
         assert_eq!(count(ErrorFilter { agent, ..ErrorFilter::default() }).await, 1);
         assert_eq!(count(ErrorFilter { code: Some(Code::Internal), ..ErrorFilter::default() }).await, 3);
         assert_eq!(count(ErrorFilter { from: at(60), ..ErrorFilter::default() }).await, 3);
-        assert_eq!(store.prune(at(days(30) + 59)).await.unwrap(), 1);
+        let told = |seconds, evidence: &[&str]| {
+            let evidence = evidence.iter().map(|line| (*line).to_owned()).collect();
+            vec![ErrorReport { evidence, ..error("C", Code::ResourceExhausted, 1, seconds) }]
+        };
+        for (n, batch) in [(3, told(0, &["a"])), (4, told(5, &["b", "c"])), (5, told(6, &[])), (6, told(4, &["d"]))] {
+            store.report(key(n), batch, at(60)).await.unwrap();
+        }
+        let code = Some(Code::ResourceExhausted);
+        let found = store.errors(ErrorFilter { code, ..ErrorFilter::default() }, Page::default()).await.unwrap().items;
+        let shown: Vec<(u64, &[String])> = found.iter().map(|e| (e.total.count, &e.total.evidence[..])).collect();
+        assert_eq!(shown, [(4, &["b".to_owned(), "c".to_owned()][..])], "the latest that has evidence shows it");
+        assert_eq!(store.prune(at(days(30) + 59)).await.unwrap(), 2);
         assert_eq!(count(ErrorFilter::default()).await, 3);
     }
 }

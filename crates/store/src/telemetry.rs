@@ -13,6 +13,7 @@ use crate::series::{self, Policy, SqliteSeries};
 const MIGRATIONS: &[Migration] = &[
     Migration { name: "telemetry", sql: &[keys::SCHEMA, series::SCHEMA, errors::SCHEMA, alerts::SCHEMA] },
     Migration { name: "standing alerts", sql: &[alerts::STANDING] },
+    Migration { name: "evidence of errors", sql: &[errors::EVIDENCE] },
 ];
 
 /// The stores of `telemetry.db`.

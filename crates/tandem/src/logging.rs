@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tandem_host::SetLogFilter;
+use tandem_host::{LogEvents, SetLogFilter};
 use tandem_types::{Fault, reason};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -16,11 +16,20 @@ use crate::measures;
 /// What is logged unless `TANDEM_LOG` says otherwise.
 const DEFAULT_FILTER: &str = "info";
 
+/// The log of this process.
+#[derive(Clone)]
+pub(crate) struct Log {
+    /// Changes what is logged.
+    pub(crate) set_filter: SetLogFilter,
+    /// What was logged that means an error.
+    pub(crate) events: LogEvents,
+}
+
 /// Writes log lines to `writer` from now on.
 ///
 /// # Errors
 /// When `TANDEM_LOG` is no filter.
-pub(crate) fn start<W>(writer: W) -> Result<SetLogFilter, Fault>
+pub(crate) fn start<W>(writer: W) -> Result<Log, Fault>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -29,12 +38,14 @@ where
         .map_err(|e| Fault::invalid_field("TANDEM_LOG", format!("`{text}` is no filter: {e}")))?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(true).with_writer(writer);
+    let events = LogEvents::default();
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
+        .with(events.clone())
         .try_init()
         .map_err(|e| Fault::internal(format!("logging was started twice: {e}")))?;
-    Ok(Arc::new(move |text| {
+    let set_filter: SetLogFilter = Arc::new(move |text| {
         let new = EnvFilter::try_new(text).map_err(|e| format!("`{text}` is no filter: {e}"))?;
         let mut former = String::new();
         handle
@@ -44,7 +55,8 @@ where
             })
             .map_err(|e| format!("the filter cannot be changed: {e}"))?;
         Ok(former)
-    }))
+    });
+    Ok(Log { set_filter, events })
 }
 
 /// Collects the process's metrics from now on.

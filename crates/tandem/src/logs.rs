@@ -1,14 +1,12 @@
 //! `tandem logs`: what groups and the node have written down, for people.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
+use tandem_process::LogReader;
 use tandem_types::{Fault, reason};
 
 use crate::cli::LogsArgs;
@@ -17,8 +15,6 @@ use crate::{Outcome, style};
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// Most of a log's new end that is read at once.
-const READ_MOST: u64 = 4 << 20;
 
 pub(crate) fn run(args: &LogsArgs, place: &Place) -> Outcome {
     let folder = place.layout.logs();
@@ -82,60 +78,21 @@ fn follow(
     logs: BTreeMap<String, PathBuf>,
     show: &mut dyn FnMut(&str, &str),
 ) -> Result<(), Fault> {
-    let mut readers: BTreeMap<String, Reader> =
-        logs.into_iter().map(|(name, path)| (name, Reader::at_end(&path))).collect();
+    let mut readers: BTreeMap<String, LogReader> =
+        logs.into_iter().map(|(name, path)| (name, LogReader::at_end(&path))).collect();
     loop {
         for (name, reader) in &mut readers {
-            let lines = reader
-                .new_lines()
-                .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot read {}: {e}", reader.path.display())))?;
+            let lines = reader.new_lines().map_err(|e| {
+                Fault::unavailable(reason::DISK, format!("cannot read {}: {e}", reader.path().display()))
+            })?;
             lines.iter().for_each(|line| show(name, line));
         }
         std::thread::sleep(LOOK);
         if group.is_none() {
             for (name, path) in all(folder) {
-                readers.entry(name).or_insert_with(|| Reader::at_start(&path));
+                readers.entry(name).or_insert_with(|| LogReader::at_start(&path));
             }
         }
-    }
-}
-
-/// Where a log has been read to.
-struct Reader {
-    path: PathBuf,
-    file: u64,
-    read: u64,
-    half: Vec<u8>,
-}
-
-impl Reader {
-    fn at_end(path: &Path) -> Self {
-        let meta = std::fs::metadata(path).ok();
-        let (file, read) = meta.map_or((0, 0), |m| (m.ino(), m.len()));
-        Self { path: path.to_owned(), file, read, half: Vec::new() }
-    }
-
-    fn at_start(path: &Path) -> Self {
-        Self { path: path.to_owned(), file: 0, read: 0, half: Vec::new() }
-    }
-
-    /// Lines that are complete since the last look. A log that was put aside is begun anew.
-    fn new_lines(&mut self) -> std::io::Result<Vec<String>> {
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-            Err(e) => return Err(e),
-        };
-        let meta = file.metadata()?;
-        if meta.ino() != self.file || meta.len() < self.read {
-            (self.file, self.read) = (meta.ino(), 0);
-            self.half.clear();
-        }
-        file.seek(SeekFrom::Start(self.read))?;
-        self.read += file.take(READ_MOST).read_to_end(&mut self.half)? as u64;
-        let whole = self.half.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let lines: Vec<u8> = self.half.drain(..whole).collect();
-        Ok(String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect())
     }
 }
 
@@ -189,6 +146,7 @@ pub(crate) fn last_words(lines: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::Write as _;
 
     fn plain(text: &str) -> String {
@@ -223,7 +181,7 @@ mod tests {
         std::fs::write(folder.path().join("b.log.1"), "").unwrap();
         assert!(words("a").ends_with("logs of b"), "{}", words("a"));
         assert_eq!(find(folder.path(), Some("solo/b")).unwrap().len(), 1);
-        let mut reader = Reader::at_start(&folder.path().join("b.log"));
+        let mut reader = LogReader::at_start(&folder.path().join("b.log"));
         std::fs::write(folder.path().join("b.log"), "first\n").unwrap();
         assert_eq!(reader.new_lines().unwrap(), ["first"]);
     }
@@ -237,7 +195,7 @@ mod tests {
             file.write_all(text.as_bytes()).unwrap();
         };
         append("old\n");
-        let mut reader = Reader::at_end(&path);
+        let mut reader = LogReader::at_end(&path);
         append("one\ntw");
         assert_eq!(reader.new_lines().unwrap(), ["one"]);
         append("o\n");

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{Clock, FleetView, Peers};
 use tandem_fleet::Plan;
-use tandem_host::{EnginePrograms, GroupHost, HostConfig, SetLogFilter};
+use tandem_host::{EnginePrograms, GroupHost, HostConfig};
 use tandem_node::{End, Layout, Run, Runner};
 use tandem_process::notify;
 use tandem_telemetry::Exporter;
@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::fleet::Source;
+use crate::logging::Log;
 use crate::place::Place;
 use crate::{FAILED, Outcome, logging, memory, view};
 
@@ -52,12 +53,12 @@ struct Home {
     layout: Layout,
     engines: EnginePrograms,
     metrics: PrometheusHandle,
-    set_log_filter: SetLogFilter,
+    log: Log,
     clock: Clock,
 }
 
 impl Home {
-    fn new(fleet: FleetView, place: &Place, set_log_filter: SetLogFilter) -> Result<Self, Fault> {
+    fn new(fleet: FleetView, place: &Place, log: Log) -> Result<Self, Fault> {
         let by_kind = BTreeMap::from([("llama".to_owned(), Place::engine(&Place::program()?))]);
         let layout = place.layout.clone();
         Ok(Self {
@@ -65,7 +66,7 @@ impl Home {
             engines: EnginePrograms { by_kind, logs: layout.logs(), run: layout.run().to_owned() },
             layout,
             metrics: logging::collect_metrics()?,
-            set_log_filter,
+            log,
             clock: Clock::system(),
         })
     }
@@ -87,7 +88,8 @@ impl Home {
             engines: self.engines.clone(),
             metrics: self.metrics.clone(),
             spans: exporter.as_ref().map(Exporter::observer),
-            set_log_filter: self.set_log_filter.clone(),
+            set_log_filter: self.log.set_filter.clone(),
+            log_events: self.log.events.clone(),
         })
         .await?;
         Ok(Open { host, exporter })
@@ -105,11 +107,11 @@ impl Home {
 /// `tandem serve NODE/GROUP`: one group until it is told to end.
 pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
     memory::be_frugal();
-    let set_log_filter = logging::start(std::io::stderr)?;
+    let log = logging::start(std::io::stderr)?;
     let source = Source::running(&args.fleet, &args.fleet_name)?;
     let plan = source.plan(Some(&args.group.node))?;
     lower_in_need(&plan, &args.group);
-    let home = Home::new(view::of(&plan, &source), &place, set_log_filter)?;
+    let home = Home::new(view::of(&plan, &source), &place, log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_stack_size(STACK_BYTES)
@@ -191,14 +193,8 @@ pub(crate) struct InProcess {
 
 impl InProcess {
     /// For the groups of `plan` that `first` is one of.
-    pub(crate) fn new(
-        plan: &Plan,
-        source: &Source,
-        place: &Place,
-        first: &GroupId,
-        set_log_filter: SetLogFilter,
-    ) -> Result<Self, Fault> {
-        let home = Home::new(view::of(plan, source), place, set_log_filter)?;
+    pub(crate) fn new(plan: &Plan, source: &Source, place: &Place, first: &GroupId, log: Log) -> Result<Self, Fault> {
+        let home = Home::new(view::of(plan, source), place, log)?;
         let peers = home.peers(first)?;
         Ok(Self { home: Arc::new(home), peers })
     }

@@ -84,7 +84,7 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     if !look(&planned, layout)? {
         return Ok(ExitCode::from(FAILED));
     }
-    let set_log_filter = logging::start(node_log(layout, args.background)?)?;
+    let log = logging::start(node_log(layout, args.background)?)?;
     std::fs::write(layout.fleet(), &planned.source.text)
         .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", layout.fleet().display())))?;
 
@@ -92,7 +92,7 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     let groups = GroupSpec::of_plan(plan, &planned.node);
     let runner: Arc<dyn Runner> = match (args.one_process, groups.first()) {
         (true, Some(first)) => {
-            let home = InProcess::new(plan, &planned.source, &place, &first.id, set_log_filter)?;
+            let home = InProcess::new(plan, &planned.source, &place, &first.id, log)?;
             tokio::spawn(home.upkeep());
             Arc::new(home)
         }

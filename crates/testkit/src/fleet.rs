@@ -146,6 +146,7 @@ impl Fleet {
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             set_log_filter: Arc::new(|filter| Err(format!("`{filter}`: a test has no log to filter"))),
             spans: None,
+            log_events: Default::default(),
         };
         match GroupHost::open(config).await {
             Ok(host) => drop(self.hosts.insert(group.clone(), host)),

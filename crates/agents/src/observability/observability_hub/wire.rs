@@ -13,6 +13,9 @@ use crate::fields::Fields;
 
 /// Longest word for a reason that is kept.
 const LONGEST_REASON: usize = 64;
+/// Most log lines as evidence of one error, and bytes of one.
+const MOST_EVIDENCE: usize = 5;
+const LONGEST_EVIDENCE: usize = 400;
 
 fn severity(of: Severity) -> pb::Severity {
     match of {
@@ -42,6 +45,8 @@ pub(super) fn errors(
         // Without the time, a repeated batch would not equal the first.
         fields.require(error.at_us > 0, &field("at_us"), "is missing; say when it was last seen");
         fields.require(error.count > 0, &field("count"), "is 0; say how often it happened");
+        let short = error.evidence.len() <= MOST_EVIDENCE && error.evidence.iter().all(|l| l.len() <= LONGEST_EVIDENCE);
+        fields.require(short, &field("evidence"), "is more than 5 lines, or a line is longer than 400 bytes");
         let severity = match error.severity.as_known() {
             Some(pb::Severity::SEVERITY_INFO) => Some(Severity::Info),
             Some(pb::Severity::SEVERITY_WARNING) => Some(Severity::Warning),
@@ -53,8 +58,8 @@ pub(super) fn errors(
             }
         };
         let (Some(agent), Some(code), Some(severity)) = (agent, code, severity) else { continue };
-        let (reason, trace, count) = (error.reason, error.trace_id, error.count.into());
-        read.push(ErrorReport { agent, code, reason, severity, trace, count, at: Timestamp(error.at_us) });
+        let (reason, trace, count, evidence) = (error.reason, error.trace_id, error.count.into(), error.evidence);
+        read.push(ErrorReport { agent, code, reason, severity, trace, count, at: Timestamp(error.at_us), evidence });
     }
     read
 }
@@ -69,6 +74,7 @@ pub(super) fn error(of: ErrorReport) -> pb::ErrorReport {
         trace_id: of.trace,
         count: u32::try_from(of.count).unwrap_or(u32::MAX),
         at_us: of.at.micros(),
+        evidence: of.evidence,
         ..Default::default()
     }
 }

@@ -178,6 +178,7 @@ mod tests {
             trace: String::new(),
             count,
             at: at(0),
+            evidence: Vec::new(),
         }
     }
 

@@ -62,6 +62,7 @@ async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
             count: 0,
             at_us: 0,
             reason: String::new(),
+            evidence: vec![String::new(); 6],
             ..error(1)
         },
         pb::ErrorReport { agent: "solo/nowhere/X".into(), ..error(1) },
@@ -70,7 +71,9 @@ async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
     let fault = report(&rig, 1_001, wrong.to_vec()).await.unwrap_err();
     let named: Vec<&str> = fault.violations.iter().map(|v| v.field.as_str()).collect();
     assert_eq!(fault.code, Code::InvalidArgument);
-    for field in ["[0].code", "[0].reason", "[0].count", "[0].severity", "[0].at_us", "[1].agent", "[2].agent"] {
+    for field in
+        ["[0].code", "[0].reason", "[0].count", "[0].severity", "[0].at_us", "[0].evidence", "[1].agent", "[2].agent"]
+    {
         assert!(named.contains(&format!("errors{field}").as_str()), "{field} is not in {named:?}");
     }
 }
