@@ -102,13 +102,16 @@ impl Turn {
         match event? {
             Event::Accepted(accepted) => {
                 if accepted.position > 0 && !quiet {
-                    anstream::eprintln!("{}", style::dim(&format!("{} before this one", accepted.position)));
+                    anstream::eprintln!("{}", waiting(accepted.position));
                 }
                 self.accepted = Some(*accepted);
             }
             Event::Status(status) if status.stage == "restarted" && !quiet => {
                 anstream::eprintln!("{}", style::dim("the answer begins anew after a restart"));
                 self.wrote = false;
+            }
+            Event::Status(status) if status.stage == "queued" && status.position > 0 && !quiet => {
+                anstream::eprintln!("{}", waiting(status.position));
             }
             Event::Delta(delta) if !quiet => self.write(&delta.text),
             Event::Final(answer) => {
@@ -167,6 +170,13 @@ impl Turn {
     }
 }
 
+fn waiting(place: u32) -> String {
+    style::dim(&match place {
+        1 => "waiting: next in the queue".to_owned(),
+        place => format!("waiting: place {place} in the queue"),
+    })
+}
+
 fn print_json(event: &TurnEvent) -> Result<(), Fault> {
     let line = serde_json::to_string(event)
         .map_err(|e| Fault::internal(format!("an event cannot be written as JSON: {e}")))?;
@@ -201,7 +211,8 @@ fn path(answer: &Final) -> Vec<String> {
     for timing in &answer.timings {
         let (ms, tenth) = (timing.micros / 1000, timing.micros % 1000 / 100);
         let took = format!("{ms}.{tenth} ms");
-        lines.push(style::dim(&format!("  {:<width$}  {took:>11}  {}", timing.stage, timing.agent)));
+        let line = format!("  {:<width$}  {took:>11}  {}", timing.stage, timing.agent);
+        lines.push(style::dim(line.trim_end()));
     }
     if answer.dropped_history > 0 {
         lines.push(style::warn(&format!("  {} oldest messages did not fit", answer.dropped_history)));

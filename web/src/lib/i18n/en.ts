@@ -49,7 +49,7 @@ export const en = {
   "composer.hint": "Enter sends, Shift+Enter makes a new line, Esc stops.",
 
   "turn.sending": "Sending…",
-  "turn.queued": "Waiting in line: {n} before you",
+  "turn.queued": "Waiting in line: place {n}",
   "turn.working": "Working…",
   "turn.writing": "Writing…",
   "turn.stopping": "Stopping…",

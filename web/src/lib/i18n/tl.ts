@@ -50,7 +50,7 @@ export const tl: Table = {
   "composer.hint": "Enter para ipadala, Shift+Enter para sa bagong linya, Esc para ihinto.",
 
   "turn.sending": "Ipinapadala…",
-  "turn.queued": "Nakapila: {n} pa ang nauuna",
+  "turn.queued": "Nakapila: ika-{n} sa pila",
   "turn.working": "Gumagawa…",
   "turn.writing": "Sumusulat…",
   "turn.stopping": "Inihihinto…",
