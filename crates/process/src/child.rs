@@ -132,7 +132,10 @@ impl Child {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(exit)) => Err(Fault::unavailable(
                 reason::ENGINE_LOST,
-                format!("{name} ended before it was ready: {exit}; its last words: {}", exit.evidence.join(" | ")),
+                match &exit.evidence[..] {
+                    [] => format!("{name} ended before it was ready, without a word: {exit}"),
+                    lines => format!("{name} ended before it was ready: {exit}; its last words: {}", lines.join(" | ")),
+                },
             )),
             Err(_) => {
                 Err(Fault::unavailable(reason::TIME_UP, format!("{name} was not ready within {} s", within.as_secs())))

@@ -3,12 +3,12 @@
 use tandem_contract::rpc::{coordinator, models, sessions, telemetry};
 use tandem_types::State;
 
-/// What people miss when nobody serves the RPC at this path.
+/// What people are told they miss when nobody serves the RPC at this path.
 pub(super) const OFFERS: &[(&str, &str)] = &[
-    (coordinator::SUBMIT.path(), "chat"),
-    (sessions::LIST_SESSIONS.path(), "earlier conversations"),
-    (telemetry::WATCH_HEALTH.path(), "the view of the fleet"),
-    (models::LIST_ROLES.path(), "the list of models"),
+    (coordinator::SUBMIT.path(), "no chat"),
+    (sessions::LIST_SESSIONS.path(), "no earlier conversations"),
+    (telemetry::WATCH_HEALTH.path(), "no view of the fleet"),
+    (models::LIST_ROLES.path(), "no list of models"),
 ];
 
 /// Who serves an RPC, and how that agent was doing when last heard of.
@@ -18,8 +18,8 @@ pub(super) type Server = Option<(String, Option<State>)>;
 /// away.
 pub(super) fn missing(servers: impl IntoIterator<Item = (&'static str, Server)>) -> String {
     let causes = servers.into_iter().filter_map(|(offer, server)| match server {
-        None => Some(format!("no {offer}: nobody serves it in this fleet")),
-        Some((agent, Some(state))) if !state.serves() => Some(format!("no {offer}: {agent} is {state}")),
+        None => Some(format!("{offer}: nobody serves it in this fleet")),
+        Some((agent, Some(state))) if !state.serves() => Some(format!("{offer}: {agent} is {state}")),
         Some(_) => None,
     });
     causes.collect::<Vec<_>>().join("; ")

@@ -19,9 +19,12 @@ fn what_is_missing_is_said_with_its_cause() {
         (agent(Some(State::Failed)), "no chat: solo/coordination/RequestCoordinator is failed"),
         (None, "no chat: nobody serves it in this fleet"),
     ] {
-        assert_eq!(logic::missing([("chat", server.clone())]), expected, "{server:?}");
+        assert_eq!(logic::missing([("no chat", server.clone())]), expected, "{server:?}");
     }
-    assert_eq!(logic::missing([("chat", None), ("models", agent(None)), ("sessions", None)]).matches("; ").count(), 1);
+    assert_eq!(
+        logic::missing([("no chat", None), ("no models", agent(None)), ("no sessions", None)]).matches("; ").count(),
+        1
+    );
 }
 
 /// An address nobody listens at.
