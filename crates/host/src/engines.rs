@@ -9,7 +9,7 @@ use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::{Call, rpc};
 use tandem_process::{Child, LogFile, LogReader, Spawn, usage};
-use tandem_types::{AgentId, Fault, Health, State, Timestamp, reason};
+use tandem_types::{AgentId, Fault, GroupId, Health, State, Timestamp, reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -69,7 +69,7 @@ const CAPABLE: Duration = Duration::from_secs(600);
 /// How long an engine has to say when it last answered.
 const ASK_LIMIT: Duration = Duration::from_millis(300);
 
-fn args(request: &pb::StartEngineRequest) -> Vec<std::ffi::OsString> {
+fn args(request: &pb::StartEngineRequest, pays: &GroupId) -> Vec<std::ffi::OsString> {
     let mut args: Vec<std::ffi::OsString> = Vec::new();
     let mut put = |name: &str, value: &str| args.extend([name.into(), value.into()]);
     put("--model", &request.path);
@@ -77,6 +77,7 @@ fn args(request: &pb::StartEngineRequest) -> Vec<std::ffi::OsString> {
     for role in &request.roles {
         put("--role", role);
     }
+    put("--group", &pays.to_string());
     put("--lease-bytes", &request.lease_bytes.to_string());
     for (name, value) in [("--ctx", request.context_tokens), ("--slots", request.slots), ("--threads", request.threads)]
     {
@@ -165,7 +166,7 @@ impl Engines {
         let spec = Spawn {
             name: format!("{} engine {}", self.host.group_id(), request.model),
             program: program.clone(),
-            args: args(&request),
+            args: args(&request, &self.host.group_id()),
             env: vec![],
             log: LogFile::new(self.programs.logs.join(format!("engine-{}.log", request.model))),
             notify: self.programs.run.join(format!("{}.notify", &id[id.len() - 8..])),

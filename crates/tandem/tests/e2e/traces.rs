@@ -114,28 +114,41 @@ async fn a_turn_is_one_trace_from_the_door_to_the_engine() {
     let answer = post(fleet.page(), "/v1/chat/completions", body).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", fleet.said());
     let turn = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id").trim().to_owned();
+    // A client of that kind keeps its conversation itself; one that is remembered goes through the memory as well.
+    let mut remembered = fleet.submit("Say zephyranthes.", "traced").await.unwrap();
+    remembered.first_words().await;
+    let second = remembered.accepted().turn_id.clone();
+    remembered.finish().await.unwrap();
     // What is queued when a process is told to end is exported before it does.
-    let down = fleet.tandem(&["down"]);
-    assert!(down.status.success(), "{down:?}");
+    let down = fleet.spawn_tandem(&["down"]);
     fleet.ended().await;
+    let down = down.wait_with_output().unwrap();
+    assert!(down.status.success(), "{down:?}");
 
     let spans = collector.spans();
     let trace = |span: &Span| span.trace.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let traces: BTreeSet<String> = spans.iter().map(trace).collect();
-    assert_eq!(traces, [turn].into(), "{spans:?}");
-    let services: BTreeSet<&str> = spans.iter().map(|span| span.service.as_str()).collect();
+    assert_eq!(traces, [turn.clone(), second.clone()].into(), "{spans:?}");
     let engine = format!("solo/coordination/{MODEL}");
-    for service in
-        ["solo/web_interface", "solo/coordination", "solo/memory_stack", "solo/language_stack", engine.as_str()]
-    {
-        assert!(services.contains(service), "{service} took no part in {spans:?}");
-    }
-    let roots: Vec<&Span> = spans.iter().filter(|span| span.parent.is_empty()).collect();
-    assert_eq!(roots.len(), 1, "{roots:?}");
-    assert_eq!((roots[0].service.as_str(), roots[0].name.as_str()), ("solo/web_interface", "v1/chat/completions"));
-    let ids: BTreeSet<&[u8]> = spans.iter().map(|span| &span.id[..]).collect();
-    for span in spans.iter().filter(|span| !span.parent.is_empty()) {
-        assert!(ids.contains(&span.parent[..]), "nobody sent the parent of {span:?}");
+    for (turn, root, name, between) in [
+        (turn, "solo/web_interface", "v1/chat/completions", &["solo/coordination", "solo/language_stack", &engine][..]),
+        (
+            second,
+            "solo/coordination",
+            "tandem.coordinator.v1.Coordinator/Submit",
+            &["solo/memory_stack", "solo/language_stack", &engine][..],
+        ),
+    ] {
+        let spans: Vec<&Span> = spans.iter().filter(|span| trace(span) == turn).collect();
+        let (roots, others): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|span| span.parent.is_empty());
+        let roots: Vec<_> = roots.iter().map(|span| (span.service.as_str(), span.name.as_str())).collect();
+        assert_eq!(roots, [(root, name)]);
+        for service in between {
+            assert!(others.iter().any(|span| span.service == *service), "{service} took no part in {spans:?}");
+        }
+        for span in others {
+            assert!(spans.iter().any(|other| other.id == span.parent), "nobody sent the parent of {span:?}");
+        }
     }
     for body in &*collector.bodies.lock().unwrap() {
         assert!(!body.windows(12).any(|word| word == b"zephyranthes"), "a span holds a person's words");
