@@ -78,7 +78,8 @@ struct Registry {
     table: RwLock<Table>,
     /// Held from reading the table over the store's write to taking its result, so that changes come in one order.
     gate: tokio::sync::Mutex<()>,
-    changes: broadcast::Sender<pb::WatchResponse>,
+    /// Shared pieces: the channel has room for all it may hold from the beginning.
+    changes: broadcast::Sender<Arc<pb::WatchResponse>>,
     /// The next lease may end at another time than the timer thinks.
     moved: Notify,
 }
@@ -257,7 +258,7 @@ impl Registry {
                         (None, false) => pb::ChangeKind::CHANGE_KIND_ADDED,
                     };
                     // An error only says that nobody watches.
-                    let _ = self.changes.send(wire::change(kind, &group, entry));
+                    let _ = self.changes.send(Arc::new(wire::change(kind, &group, entry)));
                     made.push(entry.clone());
                 }
             }

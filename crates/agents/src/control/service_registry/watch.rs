@@ -36,7 +36,7 @@ struct Follower {
     first: VecDeque<pb::WatchResponse>,
     /// Changes up to here are in `first`, or known to the watcher.
     known: u64,
-    live: broadcast::Receiver<pb::WatchResponse>,
+    live: broadcast::Receiver<Arc<pb::WatchResponse>>,
     over: bool,
     _watching: Watching,
 }
@@ -52,7 +52,7 @@ impl Follower {
         loop {
             match self.live.recv().await {
                 Ok(change) if change.revision <= self.known => {}
-                Ok(change) => return Some((Ok(change), self)),
+                Ok(change) => return Some((Ok(Arc::unwrap_or_clone(change)), self)),
                 Err(RecvError::Closed) => return None,
                 Err(RecvError::Lagged(missed)) => {
                     self.over = true;

@@ -152,7 +152,8 @@ struct Hub {
     pages: Mutex<BTreeMap<GroupId, String>>,
     /// Groups that had more series than are kept when they were read last.
     over_limit: Mutex<BTreeSet<String>>,
-    changes: broadcast::Sender<pb::WatchHealthResponse>,
+    /// Shared pieces: the channel has room for all it may hold from the beginning.
+    changes: broadcast::Sender<Arc<pb::WatchHealthResponse>>,
     /// What makes this hub poorer, by what it is about.
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }

@@ -90,7 +90,7 @@ impl Hub {
     }
 }
 
-type Following = (VecDeque<pb::WatchHealthResponse>, broadcast::Receiver<pb::WatchHealthResponse>);
+type Following = (VecDeque<pb::WatchHealthResponse>, broadcast::Receiver<Arc<pb::WatchHealthResponse>>);
 
 async fn follow(state: Option<Following>) -> Option<(Result<pb::WatchHealthResponse, Fault>, Option<Following>)> {
     let (mut first, mut live) = state?;
@@ -98,7 +98,7 @@ async fn follow(state: Option<Following>) -> Option<(Result<pb::WatchHealthRespo
         return Some((Ok(group), Some((first, live))));
     }
     match live.recv().await {
-        Ok(change) => Some((Ok(change), Some((first, live)))),
+        Ok(change) => Some((Ok(Arc::unwrap_or_clone(change)), Some((first, live)))),
         Err(RecvError::Closed) => None,
         Err(RecvError::Lagged(missed)) => {
             let message = format!("this watcher did not read {missed} changes in time; watch again to get the picture");

@@ -191,7 +191,7 @@ impl Hub {
     pub(super) async fn tell(&self, news: impl IntoIterator<Item = News>) {
         for news in news {
             // An error only says that nobody watches.
-            let _ = self.changes.send(wire::change(&news.group, self.now()));
+            let _ = self.changes.send(Arc::new(wire::change(&news.group, self.now())));
             for turn in &news.turns {
                 self.publish(&news, turn).await;
                 if news.group.id.node == self.me {
