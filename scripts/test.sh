@@ -24,12 +24,15 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
   npm run --silent test
   npm run --silent build:check
 )
-# End-to-end tests start these programs.
-cargo build --workspace --bins --locked
-target/debug/tandem models pull "$model"
-
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --workspace --locked
+  run=(cargo nextest run --workspace --locked)
+  options=()
 else
-  cargo test --workspace --locked --no-fail-fast -- --test-threads=1
+  run=(cargo test --workspace --locked --no-fail-fast)
+  options=(-- --test-threads=1)
 fi
+# Builds the programs too: end-to-end tests start them, and one of them fetches the model. Built on their own they would have
+# other features, and all they stand on would be compiled twice.
+"${run[@]}" --no-run
+target/debug/tandem models pull "$model"
+"${run[@]}" "${options[@]}"
