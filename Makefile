@@ -35,4 +35,5 @@ bench: build ## Measure speed and size; bench/README.md says what against what
 	python3 bench/start.py
 	python3 bench/memory.py
 	python3 bench/first_token.py
+	python3 bench/agents.py
 	python3 bench/tokens.py "$$(bench/llama-server.sh)"

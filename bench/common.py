@@ -28,11 +28,11 @@ def model_file():
 
 
 @contextlib.contextmanager
-def fleet(settings=""):
-    """The default fleet with the test model in every role, up and ready; yields its data folder."""
+def fleet(settings="", model=MODEL):
+    """The default fleet with one model in every role, up and ready; yields its data folder."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        text = (ROOT / "fleets/solo.toml").read_text().replace('"auto"', f'"{MODEL}"')
+        text = (ROOT / "fleets/solo.toml").read_text().replace('"auto"', f'"{model}"')
         (folder / "fleet.toml").write_text(text + settings)
         call = [TANDEM, "--data", folder / "data"]
         subprocess.run(call + ["up", folder / "fleet.toml", "--detach"], check=True, stdout=subprocess.DEVNULL)
