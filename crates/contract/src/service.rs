@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use connectrpc::{
-    ConnectError, ConnectRpcService, DeadlinePolicy, Limits, RequestContext, Response, Router, ServiceStream,
-    bidi_streaming_handler_fn, handler_fn, streaming_handler_fn,
+    CompressionPolicy, ConnectError, ConnectRpcService, DeadlinePolicy, Limits, RequestContext, Response, Router,
+    ServiceStream, bidi_streaming_handler_fn, handler_fn, streaming_handler_fn,
 };
 use futures::{Stream, StreamExt as _};
 use tandem_types::{AgentId, Fault};
@@ -141,23 +141,22 @@ impl Service {
 
     /// As [`Service::into_http`], for an agent: faults and panics are marked with it, and `observer` hears every end.
     pub fn into_http_at(self, agent: AgentId, observer: Arc<dyn Observer>) -> ConnectRpcService {
-        let limits =
-            Limits::default().with_max_request_body_size(MAX_REQUEST_BYTES).with_max_message_size(MAX_REQUEST_BYTES);
-        ConnectRpcService::new(self.router)
-            .with_limits(limits)
-            .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true))
-            .with_interceptor(Edge { agent, observer })
-            .with_interceptor(strict::Strict)
+        self.served().with_interceptor(Edge { agent, observer }).with_interceptor(strict::Strict)
     }
 
     /// The service as HTTP: gRPC, gRPC-Web and Connect at once, with the size limit and strict fields.
     pub fn into_http(self) -> ConnectRpcService {
+        self.served().with_interceptor(strict::Strict)
+    }
+
+    fn served(self) -> ConnectRpcService {
         let limits =
             Limits::default().with_max_request_body_size(MAX_REQUEST_BYTES).with_max_message_size(MAX_REQUEST_BYTES);
         ConnectRpcService::new(self.router)
             .with_limits(limits)
             .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true))
-            .with_interceptor(strict::Strict)
+            // Most callers are on this machine, and each thread that compresses keeps 370 KB for it.
+            .with_compression_policy(CompressionPolicy::disabled())
     }
 }
 
