@@ -110,7 +110,7 @@ async fn a_turn_is_one_trace_from_the_door_to_the_engine() {
     let mut fleet = Fleet::prepare("").await;
     fleet.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address);
     fleet.start(&[]).await;
-    let body = r#"{"model": "llm.fast", "messages": [{"role": "user", "content": "What is a zephyranthes?"}]}"#;
+    let body = r#"{"model": "llm.fast", "max_tokens": 16, "messages": [{"role": "user", "content": "What is a zephyranthes?"}]}"#;
     let answer = post(fleet.page(), "/v1/chat/completions", body).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", fleet.said());
     let turn = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id").trim().to_owned();
