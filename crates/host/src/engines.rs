@@ -172,7 +172,15 @@ impl Engines {
             notify: self.programs.run.join(format!("{}.notify", &id[id.len() - 8..])),
         };
         let limit = call.deadline.map_or(LOAD_LIMIT, |d| d.saturating_duration_since(Instant::now()));
-        let (child, info) = self.bring_up(&spec, &id, &request, limit, 0).await?;
+        let mut output = Output {
+            log: LogReader::at_end(spec.log.path()),
+            host: self.host.clone(),
+            reports: self.reports.clone(),
+            clock: self.clock.clone(),
+        };
+        let up = self.bring_up(&spec, &id, &request, limit, 0).await;
+        output.read();
+        let (child, info) = up?;
         let (stop, stops) = mpsc::channel(1);
         let (roles, key) = (request.roles.clone(), request.idempotency_key.clone());
         let engine = Engine { info: info.clone(), roles, key, stop };
@@ -182,8 +190,7 @@ impl Engines {
                 running: self.running.clone(),
                 clock: self.clock.clone(),
                 cancel: self.cancel.clone(),
-                host: self.host.clone(),
-                reports: self.reports.clone(),
+                output,
                 id,
                 request,
                 spec,
@@ -262,13 +269,30 @@ async fn bring_up(
     Ok((child, info))
 }
 
+/// What an engine prints, read for what it tells of failures.
+struct Output {
+    log: LogReader,
+    host: AgentId,
+    reports: Arc<Reports>,
+    clock: Clock,
+}
+
+impl Output {
+    /// Reports what was printed since the last look.
+    fn read(&mut self) {
+        // An output that cannot be read has nothing to tell; that its disk is ill is told by others.
+        for found in self.log.new_lines().unwrap_or_default().iter().filter_map(|line| log_rules::matched(line)) {
+            self.reports.note_line(&self.host, found, self.clock.now());
+        }
+    }
+}
+
 /// Owns one engine process until it is told to stop or has failed too often.
 struct Keeper {
     running: Arc<Mutex<BTreeMap<String, Engine>>>,
     clock: Clock,
     cancel: CancellationToken,
-    host: AgentId,
-    reports: Arc<Reports>,
+    output: Output,
     id: String,
     request: pb::StartEngineRequest,
     spec: Spawn,
@@ -286,16 +310,7 @@ impl Keeper {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 
-    /// Reports what the engine's output tells of failures.
-    fn read_output(&self, output: &mut LogReader) {
-        // An output that cannot be read has nothing to tell; that its disk is ill is told by others.
-        for found in output.new_lines().unwrap_or_default().iter().filter_map(|line| log_rules::matched(line)) {
-            self.reports.note_line(&self.host, found, self.clock.now());
-        }
-    }
-
-    async fn keep(self, mut child: Child, mut stops: mpsc::Receiver<Duration>) {
-        let mut output = LogReader::at_end(self.spec.log.path());
+    async fn keep(mut self, mut child: Child, mut stops: mpsc::Receiver<Duration>) {
         let mut reading = tokio::time::interval(READ_EVERY);
         let mut policy = crate::logic::RestartPolicy::default();
         let mut restarts = 0;
@@ -303,7 +318,7 @@ impl Keeper {
             let exit = tokio::select! {
                 exit = child.exited() => exit,
                 _ = reading.tick() => {
-                    self.read_output(&mut output);
+                    self.output.read();
                     continue;
                 }
                 drain = stops.recv() => {
@@ -320,9 +335,9 @@ impl Keeper {
             warn!(engine = self.id, exit = %exit, evidence = exit.evidence.join(" | "), "an engine ended by itself");
             metrics::counter!("tandem_engine_restarts_total", "model" => self.request.model.clone()).increment(1);
             let lost = Fault::unavailable(reason::ENGINE_LOST, "");
-            self.read_output(&mut output);
+            self.output.read();
             let last = &exit.evidence[exit.evidence.len().saturating_sub(LAST_LINES)..];
-            self.reports.note_with(&self.host, &lost, Severity::Error, last, self.clock.now());
+            self.output.reports.note_with(&self.output.host, &lost, Severity::Error, last, self.clock.now());
             // The next process has another port, so whoever holds a ticket asks anew.
             loop {
                 let wait = match policy.failed(self.clock.now()) {
@@ -344,6 +359,7 @@ impl Keeper {
                 }
                 restarts += 1;
                 let up = bring_up(&self.spec, &self.id, &self.request, LOAD_LIMIT, restarts, &self.clock).await;
+                self.output.read();
                 match up {
                     Ok((next, info)) => {
                         child = next;
@@ -357,5 +373,40 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_engine_that_cannot_load_is_reported_with_what_it_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("engine");
+        std::fs::write(&program, "#!/bin/sh\necho 'cudaMalloc failed: out of memory' >&2\nexit 1\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let programs = EnginePrograms {
+            by_kind: [("toy".to_owned(), program)].into(),
+            logs: folder.path().join("logs"),
+            run: folder.path().to_owned(),
+        };
+        let reports = Arc::new(Reports::new(true));
+        let host = "solo/toys/Host".parse().unwrap();
+        let engines = Engines::new(programs, host, Clock::system(), CancellationToken::new(), reports.clone());
+        let request = pb::StartEngineRequest {
+            kind: "toy".into(),
+            model: "m".into(),
+            path: "/m".into(),
+            lease_bytes: 1,
+            ..Default::default()
+        };
+        let fault = engines.start(request, &Call::default()).await.unwrap_err();
+        assert!(fault.message.contains("out of memory"), "{fault}");
+        let told = reports.take();
+        assert_eq!((told.len(), told[0].reason.as_str(), told[0].count), (1, "out_of_memory", 1));
+        assert_eq!(told[0].evidence, ["cudaMalloc failed: out of memory"]);
     }
 }

@@ -168,7 +168,8 @@ impl Reports {
         }
     }
 
-    fn take(&self) -> Vec<pb::ErrorReport> {
+    /// What was noted since the last time.
+    pub(crate) fn take(&self) -> Vec<pb::ErrorReport> {
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         batch.as_mut().map(Batch::take).unwrap_or_default()
     }

@@ -116,7 +116,9 @@ impl LogReader {
         }
         file.seek(SeekFrom::Start(self.read))?;
         self.read += file.take(READ_MOST).read_to_end(&mut self.half)? as u64;
-        let whole = self.half.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        // A line without an end is handed out in pieces rather than kept whole.
+        let unfinished = if self.half.len() as u64 >= READ_MOST { self.half.len() } else { 0 };
+        let whole = self.half.iter().rposition(|byte| *byte == b'\n').map_or(unfinished, |end| end + 1);
         let lines: Vec<u8> = self.half.drain(..whole).collect();
         Ok(String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect())
     }
