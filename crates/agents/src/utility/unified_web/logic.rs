@@ -15,10 +15,11 @@ pub(super) const OFFERS: &[(&str, &str)] = &[
 pub(super) type Server = Option<(String, Option<State>)>;
 
 /// What is missing and why, in words; empty when everything is there. An agent that was never heard of is not held to be
-/// away.
-pub(super) fn missing(servers: impl IntoIterator<Item = (&'static str, Server)>) -> String {
+/// away, and neither is, in the `beginning`, one that is still starting.
+pub(super) fn missing(servers: impl IntoIterator<Item = (&'static str, Server)>, beginning: bool) -> String {
     let causes = servers.into_iter().filter_map(|(offer, server)| match server {
         None => Some(format!("{offer}: nobody serves it in this fleet")),
+        Some((_, Some(State::Starting))) if beginning => None,
         Some((agent, Some(state))) if !state.serves() => Some(format!("{offer}: {agent} is {state}")),
         Some(_) => None,
     });

@@ -8,7 +8,7 @@ mod logic;
 mod tests;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tandem_agent::{AgentDef, Ctx, Started};
@@ -58,6 +58,8 @@ impl Default for Settings {
 
 /// How often the health is looked at when nothing was heard.
 const LOOK: Duration = Duration::from_secs(30);
+/// Groups start side by side: for so long others may still be starting without being missed.
+const BEGINNING: Duration = Duration::from_secs(5);
 
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let settings: Settings = ctx.settings()?;
@@ -93,18 +95,21 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
 /// Says what the page lacks, whenever something is heard of an agent.
 async fn watch(ctx: Ctx) {
     let mut news = ctx.peers().news();
+    let begun = Instant::now();
     loop {
+        let beginning = BEGINNING.saturating_sub(begun.elapsed());
         let servers = logic::OFFERS.iter().map(|(path, offer)| {
             let server = ctx.peers().providers(path).into_iter().next();
             (*offer, server.map(|provider| (provider.agent.to_string(), provider.state)))
         });
-        let missing = logic::missing(servers);
+        let missing = logic::missing(servers, !beginning.is_zero());
         if missing.is_empty() {
             ctx.health().ready()
         } else {
             ctx.health().degraded(missing)
         }
         // The look now and then keeps this going should nothing ever be heard.
-        let _ = tokio::time::timeout(LOOK, news.changed()).await;
+        let look = if beginning.is_zero() { LOOK } else { beginning };
+        let _ = tokio::time::timeout(look, news.changed()).await;
     }
 }

@@ -19,17 +19,24 @@ fn what_is_missing_is_said_with_its_cause() {
         (agent(Some(State::Failed)), "no chat: solo/coordination/RequestCoordinator is failed"),
         (None, "no chat: nobody serves it in this fleet"),
     ] {
-        assert_eq!(logic::missing([("no chat", server.clone())]), expected, "{server:?}");
+        for beginning in [true, false] {
+            assert_eq!(logic::missing([("no chat", server.clone())], beginning), expected, "{server:?}");
+        }
     }
+    let starting = || [("no chat", agent(Some(State::Starting)))];
+    assert_eq!(logic::missing(starting(), true), "");
+    assert_eq!(logic::missing(starting(), false), "no chat: solo/coordination/RequestCoordinator is starting");
     assert_eq!(
-        logic::missing([("no chat", None), ("no models", agent(None)), ("no sessions", None)]).matches("; ").count(),
+        logic::missing([("no chat", None), ("no models", agent(None)), ("no sessions", None)], false)
+            .matches("; ")
+            .count(),
         1
     );
 }
 
 /// An address nobody listens at.
-async fn free_address() -> String {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+fn free_address() -> String {
+    format!("127.0.0.1:{}", tandem_testkit::free_port())
 }
 
 fn fleet(listen: &str, token_file: Option<PathBuf>, groups: Vec<FleetGroup>) -> FleetView {
@@ -70,7 +77,7 @@ async fn get(address: &str, path: &str) -> String {
 
 #[tokio::test]
 async fn the_page_is_there_and_its_health_follows_who_serves_it() {
-    let address = free_address().await;
+    let address = free_address();
     let rig = Rig::new(&DEF).fleet(fleet(&address, None, vec![everything()])).start().await;
     let page = get(&address, "/").await;
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("<title>Tandem</title>"), "{page}");
@@ -93,7 +100,7 @@ async fn who_serves_the_page_is_asked_in_its_name() {
             Ok(ListRolesResponse::default())
         })
         .unary(models::LIST_MODELS, |_call, _request| async { Ok(ListModelsResponse::default()) });
-    let address = free_address().await;
+    let address = free_address();
     let mut group = everything();
     group.agents[0].rpcs.push(models::LIST_MODELS.path());
     let rig = Rig::new(&DEF).fleet(fleet(&address, None, vec![group.clone()])).peer_in(group.id, "Everything", manager);
