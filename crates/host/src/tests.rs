@@ -117,9 +117,15 @@ struct Toy {
     data: TempDir,
 }
 
+/// Bound by this process for its life, so that no other test's process gets it; see `tandem_testkit::free_port`.
 fn free_endpoint() -> String {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", socket.local_addr().unwrap())
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let endpoint = format!("http://{}", socket.local_addr().unwrap());
+    // Nobody closes it but the end of the process.
+    let _ = std::os::fd::IntoRawFd::into_raw_fd(socket);
+    endpoint
 }
 
 fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {

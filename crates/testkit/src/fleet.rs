@@ -35,9 +35,16 @@ pub struct FleetBuilder {
     engines: BTreeMap<String, std::path::PathBuf>,
 }
 
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
-    socket.local_addr().expect("a bound socket has an address").port()
+/// A port on loopback that nobody listens at, and that is not given to others as long as this process lives: bound, never
+/// listening, and free for whoever asks for it by its number.
+pub fn free_port() -> u16 {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a socket option");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port on loopback");
+    let port = socket.local_addr().expect("a bound socket has an address").port();
+    // Nobody closes it but the end of the process.
+    let _ = std::os::fd::IntoRawFd::into_raw_fd(socket);
+    port
 }
 
 impl FleetBuilder {

@@ -6,5 +6,5 @@ pub mod http;
 mod rig;
 
 pub use clock::FakeClock;
-pub use fleet::{Find, Fleet, FleetBuilder};
+pub use fleet::{Find, Fleet, FleetBuilder, free_port};
 pub use rig::{Rig, Running};
