@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tandem_types::Fault;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use crate::engine_lost;
 
@@ -73,6 +74,25 @@ impl TextStream {
         (TextSink(sender), Self { events: receiver, ended: false })
     }
 
+    /// Joins pieces so that at least `pause` lies between two of them. The first comes at once, and so does the end.
+    ///
+    /// Every piece costs each process on its way a wake-up, and nobody reads faster than a screen changes.
+    pub fn joined(self, pause: Duration) -> impl Stream<Item = Result<TextEvent, Fault>> {
+        let state = Joining { stream: self, next: None, ready: Instant::now() };
+        futures::stream::unfold(state, move |mut state| async move {
+            let event = match state.next.take() {
+                Some(event) => event,
+                None => state.stream.next().await?,
+            };
+            let event = match event {
+                Ok(TextEvent::Text(text)) => Ok(TextEvent::Text(state.join(text).await)),
+                last => last,
+            };
+            state.ready = Instant::now() + pause;
+            Some((event, state))
+        })
+    }
+
     /// Waits for the whole answer.
     ///
     /// # Errors
@@ -86,6 +106,30 @@ impl TextStream {
             }
         }
         Err(engine_lost())
+    }
+}
+
+struct Joining {
+    stream: TextStream,
+    /// What came after the piece that was handed out.
+    next: Option<Result<TextEvent, Fault>>,
+    /// When the next piece may be handed out.
+    ready: Instant,
+}
+
+impl Joining {
+    /// The piece with all that comes before it may be handed out.
+    async fn join(&mut self, mut text: String) -> String {
+        while let Ok(event) = timeout_at(self.ready, self.stream.next()).await {
+            match event {
+                Some(Ok(TextEvent::Text(more))) => text.push_str(&more),
+                last => {
+                    self.next = last;
+                    break;
+                }
+            }
+        }
+        text
     }
 }
 
@@ -169,6 +213,41 @@ mod tests {
         }
         assert_eq!(events, [TextEvent::Text("Hel".into()), TextEvent::Text("lo".into()), TextEvent::Finished(DONE)]);
         assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_are_joined_to_the_pace_of_a_reader() {
+        let ms = Duration::from_millis;
+        for (pieces, read) in [
+            // At 10 ms each; the first comes at once, the end with what is left.
+            (&[10, 20, 30, 38, 45][..], &[(10, "a"), (40, "bcd"), (45, "e")][..]),
+            (&[10, 50, 90], &[(10, "a"), (50, "b"), (90, "c")]),
+            (&[10, 20, 200], &[(10, "a"), (40, "b"), (200, "c")]),
+            (&[], &[]),
+        ] {
+            let (sink, stream) = TextStream::channel(8);
+            let start = Instant::now();
+            let pieces = pieces.to_vec();
+            let end = pieces.last().copied().unwrap_or(0);
+            tokio::spawn(async move {
+                for (at, letter) in pieces.into_iter().zip(["a", "b", "c", "d", "e"]) {
+                    tokio::time::sleep_until(start + ms(at)).await;
+                    sink.text(letter.into());
+                }
+                sink.finish(DONE);
+            });
+            let events: Vec<_> = stream.joined(ms(30)).map(|event| (start.elapsed(), event.unwrap())).collect().await;
+            let mut expected: Vec<_> =
+                read.iter().map(|(at, text)| (ms(*at), TextEvent::Text((*text).into()))).collect();
+            expected.push((ms(end), TextEvent::Finished(DONE)));
+            assert_eq!(events, expected);
+        }
+        let (sink, stream) = TextStream::channel(8);
+        sink.text("a".into());
+        drop(sink);
+        let events: Vec<_> = stream.joined(ms(30)).collect().await;
+        assert_eq!((events[0].clone().unwrap(), events.len()), (TextEvent::Text("a".into()), 2));
+        assert_eq!(events[1].clone().unwrap_err().reason, reason::ENGINE_LOST);
     }
 
     #[tokio::test]

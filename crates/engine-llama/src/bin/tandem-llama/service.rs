@@ -14,6 +14,9 @@ use tandem_types::{Code, Fault, Role, Violation, reason};
 
 use crate::life::{Life, now};
 
+/// The shortest time between two pieces of an answer: that of two pictures on a slow screen.
+const PACE: Duration = Duration::from_millis(33);
+
 /// What the RPCs work on.
 pub(crate) struct Serving {
     pub(crate) model: Arc<dyn TextGenerator>,
@@ -59,7 +62,7 @@ impl Serving {
 
     async fn generate(&self, call: &Call, request: pb::GenerateRequest) -> Result<Reply<pb::GenerateResponse>, Fault> {
         let under_way = self.life.begin()?;
-        let stream = self.model.generate(request_of(request)?).await?;
+        let stream = Box::pin(self.model.generate(request_of(request)?).await?.joined(PACE));
         // A caller who set a deadline is held to that; the others to the longest silence between two messages.
         let silence = match call.deadline {
             Some(_) => Duration::MAX,
