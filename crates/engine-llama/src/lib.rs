@@ -4,6 +4,7 @@
 //!
 //! The process `tandem-llama` serves it to the rest of the house; nothing else links llama.cpp.
 
+mod chat;
 mod generator;
 mod logic;
 mod machine;

@@ -6,14 +6,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::model::{LlamaChatMessage, LlamaChatTemplate, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 use tandem_engine::gguf::{GgufError, GgufInfo, KvType, estimate_memory};
 use tandem_engine::{ChatMessage, Lease, NO_CHAT_TEMPLATE, Prompt};
 use tandem_types::{Code, Fault};
 
 use crate::LlamaOptions;
+use crate::chat::ChatForm;
 
 /// Reason: there is no model file at the path.
 pub const MODEL_MISSING: &str = "model_missing";
@@ -29,7 +30,7 @@ pub(crate) struct Loaded {
     pub(crate) name: String,
     /// Bytes that the state of conversations without a slot may take.
     pub(crate) kept_bytes: usize,
-    template: Option<LlamaChatTemplate>,
+    form: Option<ChatForm>,
     /// Texts that the tokenizer would take as control tokens.
     controls: Vec<String>,
 }
@@ -88,26 +89,13 @@ impl Loaded {
             .filter_map(|token| vocabulary.text(token)?.to_str().ok().map(str::to_owned))
             .filter(|text| text.len() > 2)
             .collect();
-        let template = model.chat_template(None).ok();
+        let form = chat_form(&model, &options.name);
         let kept_bytes = usize::try_from(need.kept).unwrap_or(usize::MAX);
-        let mut loaded = Self { model, name: options.name.clone(), kept_bytes, template: None, controls };
-        loaded.template = template.filter(|template| loaded.works(template));
-        Ok(loaded)
-    }
-
-    /// Whether llama.cpp knows the form of this template.
-    fn works(&self, template: &LlamaChatTemplate) -> bool {
-        let sample = LlamaChatMessage::new("user".to_owned(), "hello".to_owned());
-        let outcome = sample.map(|sample| self.model.apply_chat_template(template, &[sample], true));
-        let works = matches!(&outcome, Ok(Ok(text)) if text.contains("hello"));
-        if !works {
-            tracing::warn!(model = %self.name, "the chat template of this model is of an unknown form; raw prompts only");
-        }
-        works
+        Ok(Self { model, name: options.name.clone(), kept_bytes, form, controls })
     }
 
     pub(crate) fn has_template(&self) -> bool {
-        self.template.is_some()
+        self.form.is_some()
     }
 
     /// Allots keys, values and buffers for all slots.
@@ -140,27 +128,37 @@ impl Loaded {
 
     /// The tokens of a prompt as the model reads it.
     pub(crate) fn tokens(&self, prompt: &Prompt) -> Result<Vec<LlamaToken>, Fault> {
-        let text = match prompt {
-            Prompt::Raw(text) => text.clone(),
-            Prompt::Chat(messages) => self.conversation(messages)?,
+        let vocabulary = self.model.vocab();
+        let messages = match prompt {
+            Prompt::Raw(text) => return Ok(vocabulary.tokenize(text.as_bytes(), true, true)),
+            Prompt::Chat(messages) => messages,
         };
-        Ok(self.model.vocab().tokenize(text.as_bytes(), true, true))
-    }
-
-    fn conversation(&self, messages: &[ChatMessage]) -> Result<String, Fault> {
-        let template = self.template.as_ref().ok_or_else(|| {
+        let form = self.form.as_ref().ok_or_else(|| {
             let message = format!("{} has no chat template; send a raw prompt", self.name);
             Fault::new(Code::FailedPrecondition, NO_CHAT_TEMPLATE, message)
         })?;
-        let messages: Vec<_> = messages
-            .iter()
-            .map(|m| LlamaChatMessage::new(m.role.as_str().to_owned(), as_text(&m.content, &self.controls)))
-            .collect::<Result<_, _>>()
-            .map_err(|_| Fault::invalid_field("messages", "has a NUL character; remove it"))?;
-        self.model
-            .apply_chat_template(template, &messages, true)
-            .map_err(|e| Fault::internal(format!("put a conversation into the chat form of {}: {e}", self.name)))
+        let plain = |m: &ChatMessage| ChatMessage { role: m.role, content: as_text(&m.content, &self.controls) };
+        let text = form.write(&messages.iter().map(plain).collect::<Vec<_>>())?;
+        Ok(vocabulary.tokenize(text.as_bytes(), !form.begins(&text), true))
     }
+}
+
+/// The form of conversations that a model's file gives, if it is of use.
+fn chat_form(model: &LlamaModel, name: &str) -> Option<ChatForm> {
+    let template = model.chat_template(None).ok()?;
+    let vocabulary = model.vocab();
+    let text = |token: LlamaToken| match token.0 {
+        // llama.cpp ends the process when asked for the text of a token that the model does not have.
+        ..0 => String::new(),
+        _ => vocabulary.text(token).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    let source = template.to_str().map_err(|e| e.to_string());
+    source
+        .and_then(|source| ChatForm::new(source, text(vocabulary.bos()), text(vocabulary.eos())))
+        .inspect_err(|problem| {
+            tracing::warn!(model = name, problem, "the chat template of this model cannot be used; raw prompts only");
+        })
+        .ok()
 }
 
 fn corrupt(message: String) -> Fault {

@@ -53,6 +53,20 @@ async fn real_model_keeps_the_promises_of_the_trait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn real_model_reads_a_conversation_in_the_form_its_file_gives() {
+    let model = load(options(256, 1, 1)).await;
+    let count = async |messages: &[(ChatRole, &str)]| {
+        let messages = messages.iter().map(|(role, text)| ChatMessage::new(*role, *text)).collect();
+        model.count_tokens(&Prompt::Chat(messages)).await.unwrap()
+    };
+    let hello = (ChatRole::User, "hello");
+    // What the file's template says of the assistant when nobody else does.
+    let own = (ChatRole::System, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
+    assert_eq!(count(&[hello]).await, count(&[own, hello]).await);
+    assert!(count(&[(ChatRole::System, "Be brief."), hello]).await < count(&[hello]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn real_model_reads_only_what_is_new() {
     let model = load(options(1024, 3, 2)).await;
     let system = "You are a patient gardener who answers in short sentences, knows every plant of the islands by name, \
