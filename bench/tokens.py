@@ -4,7 +4,8 @@
 Both get the same file, threads, slots, context per slot and requests; rounds alternate. `read` is a long prompt with one
 token of answer, tokens of the prompt per second; `write` is a short prompt with a long answer, tokens of the answer per
 second from the first piece to the last; with 8 streams the tokens of all of them over the time from the first request to
-the last end. Every prompt is new from its first word on, so that nothing comes from a cache.
+the last end. Every prompt is new from its first word on; tokens of the chat form before it that came from a cache are not
+counted.
 
 usage: bench/tokens.py LLAMA_SERVER [--rounds N] [--threads N]
   LLAMA_SERVER is the program; `bench/llama-server.sh` builds it
@@ -33,7 +34,8 @@ def ask(port, words, most):
         usage = chunk.get("usage") or usage
         if any(c["delta"].get("content") for c in chunk["choices"]):
             first, last = first or at, at
-    return usage["prompt_tokens"], usage["completion_tokens"], first, last
+    read = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+    return read, usage["completion_tokens"], first, last
 
 
 def one(port):
