@@ -15,6 +15,8 @@ use tandem_types::{Fault, Timestamp, reason};
 
 /// A ticket that ends sooner than this is not begun with.
 const SPARE: Duration = Duration::from_secs(30);
+/// Languages come from people, and so many tickets are enough for all of a house.
+const MOST: usize = 64;
 /// The last ticket stands so long after its end while nobody gives new ones.
 const STANDS: Duration = Duration::from_hours(24);
 
@@ -31,11 +33,20 @@ pub(crate) struct Want<'a> {
     pub(crate) max_wait: Duration,
 }
 
-/// Keeps one ticket per role, which saves a call per answer.
+impl Want<'_> {
+    fn key(&self) -> (String, String) {
+        (self.role.to_owned(), self.language.to_owned())
+    }
+}
+
+/// Keeps one ticket per role and language, which saves a call per answer.
 pub(crate) struct Tickets {
     ctx: Ctx,
-    kept: Mutex<HashMap<String, Ticket>>,
+    kept: Mutex<Kept>,
 }
+
+/// By role and language.
+type Kept = HashMap<(String, String), Ticket>;
 
 impl Tickets {
     /// Holds no ticket yet.
@@ -43,23 +54,29 @@ impl Tickets {
         Self { ctx: ctx.clone(), kept: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Ticket>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         // The map is whole after each single operation, so a panic elsewhere does not spoil it.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ticket at hand for a role, if it is still good; asks nobody.
+    /// A ticket at hand for a role, for answers in whichever language, if there is a good one; asks nobody.
     pub(crate) fn at_hand(&self, role: &str) -> Option<Ticket> {
         let now = self.ctx.clock().now();
-        self.lock().get(role).filter(|ticket| good(ticket, now)).cloned()
+        self.lock().iter().find(|((of, _), ticket)| of == role && good(ticket, now)).map(|(_, ticket)| ticket.clone())
     }
 
-    /// The ticket at hand for a role, or a new one.
+    /// The ticket at hand for a role and language, if it is still good; asks nobody.
+    pub(crate) fn at_hand_for(&self, want: Want<'_>) -> Option<Ticket> {
+        let now = self.ctx.clock().now();
+        self.lock().get(&want.key()).filter(|ticket| good(ticket, now)).cloned()
+    }
+
+    /// The ticket at hand for a role and language, or a new one.
     ///
     /// # Errors
     /// What ModelManagerSuite said, for example `no_model` or `model_loading`.
     pub(crate) async fn lend(&self, want: Want<'_>, call: &Call) -> Result<Ticket, Fault> {
-        match self.at_hand(want.role) {
+        match self.at_hand_for(want) {
             Some(ticket) => Ok(ticket),
             None => self.acquire(want, call).await,
         }
@@ -88,14 +105,21 @@ impl Tickets {
         if ticket.endpoint.is_empty() {
             return Err(Fault::internal(format!("the ticket for {} names no engine", want.role)));
         }
-        self.lock().insert(want.role.to_owned(), ticket.clone());
+        let mut kept = self.lock();
+        if kept.len() >= MOST {
+            kept.clear();
+        }
+        kept.insert(want.key(), ticket.clone());
         Ok(ticket)
     }
 
-    /// The last ticket of a role, good or not.
+    /// The last ticket of a role, good or not, and for whichever language.
     fn standing(&self, role: &str) -> Option<Ticket> {
         let now = self.ctx.clock().now();
-        self.lock().get(role).filter(|ticket| now < Timestamp(ticket.expires_us) + STANDS).cloned()
+        let stands = |ticket: &&Ticket| now < Timestamp(ticket.expires_us) + STANDS;
+        let kept = self.lock();
+        let of_role = kept.iter().filter(|((of, _), _)| of == role).map(|(_, ticket)| ticket);
+        of_role.filter(stands).max_by_key(|ticket| ticket.expires_us).cloned()
     }
 
     /// Lets go of a ticket whose engine failed or whose role is bound anew.
@@ -166,6 +190,33 @@ mod tests {
             })
         },
     };
+
+    #[tokio::test]
+    async fn tickets_are_kept_by_role_and_language() {
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let told = asked.clone();
+        let manager = Service::new().unary(models::ACQUIRE, move |_call, request: AcquireRequest| {
+            let ticket_id = format!("{}/{}", request.role, request.language);
+            told.lock().unwrap().push(ticket_id.clone());
+            let endpoint = "http://127.0.0.1:1".into();
+            let ticket = Ticket { ticket_id, endpoint, expires_us: i64::MAX, ..Default::default() };
+            async { Ok(AcquireResponse { ticket: ticket.into(), ..Default::default() }) }
+        });
+        let rig = Rig::new(&BORROWER).peer("ModelManagerSuite", manager).start().await;
+        let tickets = Tickets::new(&CONTEXT.lock().unwrap().clone().unwrap());
+        assert_eq!(tickets.at_hand("llm.fast"), None);
+        for language in ["tl", "en", "tl", "en"] {
+            let want = Want { role: "llm.fast", language, ..Want::default() };
+            assert_eq!(tickets.lend(want, &rig.call()).await.unwrap().ticket_id, format!("llm.fast/{language}"));
+        }
+        assert_eq!(*asked.lock().unwrap(), ["llm.fast/tl", "llm.fast/en"]);
+        assert!(tickets.at_hand("llm.fast").is_some() && tickets.at_hand("llm.tiny").is_none());
+        for n in 0..200 {
+            let language = format!("x-{n}");
+            tickets.lend(Want { role: "llm.fast", language: &language, ..Want::default() }, &rig.call()).await.unwrap();
+            assert!(tickets.lock().len() <= MOST);
+        }
+    }
 
     #[tokio::test]
     async fn the_last_ticket_stands_for_a_day_while_the_manager_is_away() {

@@ -173,7 +173,7 @@ impl Chitchat {
     async fn attempt(&self, role: &str, task: &Task) -> Result<Writing, Fault> {
         let limit = self.first_limit(task);
         let want = Want { role, language: &task.language, priority: task.priority, max_wait: limit };
-        let kept = self.tickets.at_hand(role);
+        let kept = self.tickets.at_hand_for(want);
         let fresh = kept.is_none();
         let ticket = match kept {
             Some(ticket) => ticket,

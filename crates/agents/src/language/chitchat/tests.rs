@@ -155,7 +155,8 @@ async fn an_answer_streams_and_says_where_it_comes_from() {
     assert_eq!((sent.max_tokens, sent.sampling.temperature), (300, Some(0.7)));
     assert_eq!(rig.health().state, State::Ready);
     answer(&rig, ask("And then?")).await.1.unwrap();
-    assert_eq!(engine.acquired().len(), 1, "a good ticket is kept");
+    let languages: Vec<String> = engine.acquired().into_iter().map(|request| request.language).collect();
+    assert_eq!(languages, ["", "en"], "one to see whether there is a model, one for English, and both are kept");
 }
 
 #[tokio::test]
