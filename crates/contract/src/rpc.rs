@@ -98,6 +98,7 @@ const DEADLINES: &[(&str, u64)] = &[
     ("/tandem.model.v1.Models/Load", 120_000),
     ("/tandem.model.v1.Models/Unload", 60_000),
     ("/tandem.model.v1.Models/Acquire", 30_000),
+    ("/tandem.model.v1.Models/Evaluate", 3_600_000),
     ("/tandem.model.v1.Models/RegisterModel", 120_000),
     ("/tandem.model.v1.Engine/", 30_000),
     ("/tandem.telemetry.v1.Telemetry/", 2_000),

@@ -173,6 +173,18 @@ pub(crate) enum ModelsCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Have models of the running fleet answer a suite of questions: how well, how fast
+    Evaluate {
+        /// Names of models
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// The suite; left out: `chat`
+        #[arg(long)]
+        suite: Option<String>,
+        /// As JSON, with every answer
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the files of models against their hashes, whatever was found before
     Verify {
         /// Names from the catalogue; left out: all that are here

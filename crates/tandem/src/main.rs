@@ -4,6 +4,7 @@ mod ask;
 mod cli;
 mod doctor;
 mod down;
+mod evaluate;
 mod facts;
 mod fleet;
 mod live;
@@ -75,7 +76,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Doctor(args) => wait(doctor::run(args, place()?)),
         Command::Logs(args) => logs::run(&args, &place()?),
         Command::Plan(args) => wait(plan::run(args, place().ok())),
-        Command::Models(command) => models::run(command),
+        Command::Models(command) => models::run(command, place),
     }
 }
 

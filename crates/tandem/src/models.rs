@@ -1,4 +1,4 @@
-//! `tandem models`: fetch, list, check, delete.
+//! `tandem models`: fetch, list, check, delete, evaluate.
 
 use std::process::ExitCode;
 
@@ -9,11 +9,13 @@ use tandem_types::Fault;
 
 use crate::cli::{FleetArgs, ModelsCommand};
 use crate::fleet::planned;
-use crate::{FAILED, Outcome, preflight, style};
+use crate::place::Place;
+use crate::{FAILED, Outcome, evaluate, preflight, style, wait};
 
-pub(crate) fn run(command: ModelsCommand) -> Outcome {
+pub(crate) fn run(command: ModelsCommand, place: impl FnOnce() -> Result<Place, Fault>) -> Outcome {
     let store = Store::open()?;
     match command {
+        ModelsCommand::Evaluate { names, suite, json } => wait(evaluate::run(&names, suite.as_deref(), json, place()?)),
         ModelsCommand::List { json } => list(&store, json),
         ModelsCommand::Pull { names, default: false, .. } => pull(&store, &names),
         ModelsCommand::Pull { fleet, .. } => {

@@ -2,4 +2,4 @@
 
 pub mod chitchat;
 pub mod responder;
-mod tongue;
+pub(crate) mod tongue;

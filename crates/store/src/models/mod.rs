@@ -122,6 +122,21 @@ pub struct Uses {
     pub failures: u64,
 }
 
+/// What an evaluation of a model found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evaluation {
+    /// Its id.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// The suite of questions.
+    pub suite: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// The report, as JSON.
+    pub body: String,
+}
+
 /// Keeps what is known of models.
 ///
 /// Every call answers reason `disk` when the store cannot be read or written; keyed calls answer `conflict`, reason
@@ -180,6 +195,15 @@ pub trait ModelStore: Send + Sync {
 
     /// Use since the UTC day of `from`, by model and role.
     async fn uses(&self, from: Timestamp) -> Result<Vec<Uses>, Fault>;
+
+    /// Keeps an evaluation; of two with the same id the first stays.
+    async fn evaluated(&self, evaluation: Evaluation) -> Result<(), Fault>;
+
+    /// An evaluation by its id.
+    async fn evaluation(&self, id: &str) -> Result<Option<Evaluation>, Fault>;
+
+    /// The evaluation of a model that began last.
+    async fn last_evaluation(&self, model: &str) -> Result<Option<Evaluation>, Fault>;
 
     /// Removes use counts past their time; how many.
     async fn prune(&self, now: Timestamp) -> Result<u64, Fault>;

@@ -6,15 +6,16 @@ use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use tandem_types::{Code, Fault, IdempotencyKey, Role, Timestamp, reason};
 
-use super::{Binding, Circumstances, Manifest, Measured, Model, ModelStore, USES_KEPT, Use, Uses};
+use super::{Binding, Circumstances, Evaluation, Manifest, Measured, Model, ModelStore, USES_KEPT, Use, Uses};
 use crate::db::{Error, Migration, column, sqlite_store};
 use crate::keys::{self, once};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "models",
-    sql: &[
-        keys::SCHEMA,
-        "
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "models",
+        sql: &[
+            keys::SCHEMA,
+            "
 CREATE TABLE models(
     name        TEXT PRIMARY KEY,
     path        TEXT NOT NULL,
@@ -58,8 +59,22 @@ CREATE TABLE uses(
     PRIMARY KEY(day, model, role)
 ) WITHOUT ROWID;
 ",
-    ],
-}];
+        ],
+    },
+    Migration {
+        name: "evaluations",
+        sql: &["
+CREATE TABLE evaluations(
+    id      TEXT PRIMARY KEY,
+    model   TEXT NOT NULL,
+    suite   TEXT NOT NULL,
+    started INTEGER NOT NULL,
+    body    TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX evaluations_by_model ON evaluations(model, started);
+"],
+    },
+];
 
 sqlite_store!(
     /// `models.db`.
@@ -200,6 +215,38 @@ impl ModelStore for SqliteModels {
             .await
     }
 
+    async fn evaluated(&self, one: Evaluation) -> Result<(), Fault> {
+        self.db
+            .write(move |tx| {
+                tx.prepare_cached("INSERT OR IGNORE INTO evaluations VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![one.id, one.model, one.suite, one.started.micros(), one.body])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn evaluation(&self, id: &str) -> Result<Option<Evaluation>, Fault> {
+        let id = id.to_owned();
+        self.db
+            .read(move |tx| {
+                let mut find = tx.prepare_cached("SELECT * FROM evaluations WHERE id = ?1")?;
+                Ok(find.query_row([id], evaluation).optional()?)
+            })
+            .await
+    }
+
+    async fn last_evaluation(&self, model: &str) -> Result<Option<Evaluation>, Fault> {
+        let model = model.to_owned();
+        self.db
+            .read(move |tx| {
+                let mut find = tx.prepare_cached(
+                    "SELECT * FROM evaluations WHERE model = ?1 ORDER BY started DESC, id DESC LIMIT 1",
+                )?;
+                Ok(find.query_row([model], evaluation).optional()?)
+            })
+            .await
+    }
+
     async fn prune(&self, now: Timestamp) -> Result<u64, Fault> {
         self.db
             .write(move |tx| {
@@ -283,6 +330,16 @@ fn binding(row: &Row<'_>) -> rusqlite::Result<Binding> {
         reason: row.get("reason")?,
         since: Timestamp(row.get("since")?),
         undone: row.get::<_, Option<i64>>("undone")?.map(Timestamp),
+    })
+}
+
+fn evaluation(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
+    Ok(Evaluation {
+        id: row.get("id")?,
+        model: row.get("model")?,
+        suite: row.get("suite")?,
+        started: Timestamp(row.get("started")?),
+        body: row.get("body")?,
     })
 }
 

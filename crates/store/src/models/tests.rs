@@ -25,6 +25,7 @@ pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
     binds_and_rolls_back(&*fresh().1).await;
     keeps_the_highest_peak(&*fresh().1).await;
     counts_use_by_day(&*fresh().1).await;
+    keeps_evaluations(&*fresh().1).await;
 }
 
 fn manifest(name: &str, sha256: &str) -> Manifest {
@@ -99,6 +100,24 @@ async fn keeps_the_highest_peak(store: &dyn ModelStore) {
     let expected = Measured { peak_bytes: 300, count: 3, at: at(2) };
     assert_eq!(store.measurement(of.clone()).await.unwrap(), Some(expected));
     assert_eq!(store.measurement(Circumstances { slots: 5, ..of }).await.unwrap(), None);
+}
+
+async fn keeps_evaluations(store: &dyn ModelStore) {
+    let one = |id: &str, seconds| Evaluation {
+        id: id.into(),
+        model: "smol".into(),
+        suite: "chat".into(),
+        started: at(seconds),
+        body: format!(r#"{{"n":{seconds}}}"#),
+    };
+    assert_eq!(store.last_evaluation("smol").await.unwrap(), None);
+    for (id, seconds) in [("a", 5), ("b", 3), ("a", 9)] {
+        store.evaluated(one(id, seconds)).await.unwrap();
+    }
+    assert_eq!(store.evaluation("a").await.unwrap(), Some(one("a", 5)));
+    assert_eq!(store.last_evaluation("smol").await.unwrap(), Some(one("a", 5)));
+    assert_eq!(store.evaluation("c").await.unwrap(), None);
+    assert_eq!(store.last_evaluation("big").await.unwrap(), None);
 }
 
 async fn counts_use_by_day(store: &dyn ModelStore) {

@@ -64,6 +64,24 @@ async fn the_commands_agree_about_a_running_fleet() {
 }
 
 #[tokio::test]
+async fn a_model_is_evaluated_where_it_runs() {
+    let fleet = Fleet::up().await;
+    let evaluated = fleet.tandem(&["models", "evaluate", "nobody", MODEL, "--json"]);
+    assert_eq!(evaluated.status.code(), Some(1));
+    assert!(err(&evaluated).contains("no model `nobody`"), "{}", err(&evaluated));
+    let reports: serde_json::Value = serde_json::from_slice(&evaluated.stdout).unwrap();
+    let [report] = &reports.as_array().unwrap()[..] else { panic!("the other is evaluated all the same: {reports}") };
+    let questions = report["questions"].as_array().unwrap();
+    assert!(questions.iter().all(|question| !question["answer"].as_str().unwrap().is_empty()), "{report}");
+    let score = report["score"].as_f64().unwrap();
+    assert!(score > 0.2 && score < 1.0, "the smallest model knows something, and not all: {report}");
+    assert!(
+        report["tokens_per_second"].as_f64() > Some(0.0) && report["first_token_ms"].as_u64() > Some(0),
+        "{report}"
+    );
+}
+
+#[tokio::test]
 async fn ctrl_c_ends_the_turn_where_it_is_thought() {
     let fleet = Fleet::up().await;
     let mut asking = fleet.spawn_tandem(&["ask", "Tell me a very long story about a ship and its crew."]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tandem_store::models::{Binding, Circumstances, Manifest, Model, ModelStore, USES_KEPT, Use, Uses};
+use tandem_store::models::{Binding, Circumstances, Evaluation, Manifest, Model, ModelStore, USES_KEPT, Use, Uses};
 use tandem_types::{Fault, IdempotencyKey, Role, Timestamp};
 
 use super::files::Registered;
@@ -27,6 +27,9 @@ struct Body {
     roles: Vec<Role>,
     languages: Vec<String>,
     context_tokens: u32,
+    // Manifests that were kept before have none.
+    #[serde(default)]
+    quality: u64,
 }
 
 /// The store of this agent.
@@ -73,6 +76,7 @@ impl Books {
             roles: card.roles.clone(),
             languages: card.languages.clone(),
             context_tokens: card.context_tokens,
+            quality: card.quality,
         };
         let manifest = Manifest {
             name: card.name.clone(),
@@ -142,6 +146,21 @@ impl Books {
         self.store.measured(circumstances(model, profile), peak, now).await.map(drop)
     }
 
+    /// Keeps what an evaluation found.
+    pub(super) async fn evaluated(&self, evaluation: Evaluation) -> Result<(), Fault> {
+        self.store.evaluated(evaluation).await
+    }
+
+    /// An evaluation by its id.
+    pub(super) async fn evaluation(&self, id: &str) -> Result<Option<Evaluation>, Fault> {
+        self.store.evaluation(id).await
+    }
+
+    /// The last evaluation of a model.
+    pub(super) async fn last_evaluation(&self, model: &str) -> Result<Option<Evaluation>, Fault> {
+        self.store.last_evaluation(model).await
+    }
+
     /// Counts a use.
     pub(super) async fn used(&self, one: Use, now: Timestamp) -> Result<(), Fault> {
         self.store.note_uses(vec![one], now).await
@@ -176,8 +195,7 @@ fn registered(manifest: &Manifest) -> Result<Registered, Fault> {
         card: Card {
             name: manifest.name.clone(),
             roles: body.roles,
-            // Nobody compared it with those of the catalogue, so `auto` takes it only where there is nothing else.
-            quality: 0,
+            quality: body.quality,
             context_tokens: body.context_tokens,
             file_bytes: manifest.file_bytes,
             sha256: manifest.sha256.clone(),

@@ -5,10 +5,11 @@
 //! for a model only touches the desk in memory. Engines are processes under the host of the group that pays; they outlive
 //! this agent, which finds them again when it starts.
 //!
-//! Of the contract, Evaluate, GetEvaluation and PublishAdapter belong to learning and are not served here. Nothing makes
-//! room but the policy of last resort in the desk: longest idle first.
+//! Of the contract, PublishAdapter is not served: nothing makes adapters yet. Nothing makes room but the policy of last
+//! resort in the desk: longest idle first.
 
 mod books;
+mod evaluation;
 mod files;
 mod host;
 mod logic;
@@ -55,6 +56,8 @@ pub const DEF: AgentDef = AgentDef {
         models::ACQUIRE.facts(),
         models::RELEASE.facts(),
         models::RECORD_USE.facts(),
+        models::EVALUATE.facts(),
+        models::GET_EVALUATION.facts(),
         models::ROLLBACK.facts(),
         models::GET_STATS.facts(),
     ],
@@ -169,6 +172,8 @@ struct Suite {
     /// Wakes who looks after engines.
     look: Arc<Notify>,
     told: Mutex<run::Told>,
+    /// Held by the one evaluation that runs.
+    evaluating: tokio::sync::Mutex<()>,
 }
 
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
@@ -202,6 +207,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         load: Arc::default(),
         look: Arc::default(),
         told: Mutex::new(run::Told::new(quarantined)),
+        evaluating: tokio::sync::Mutex::default(),
         ctx,
         settings,
         home,
@@ -236,6 +242,8 @@ fn started(suite: &Arc<Suite>) -> Started {
         .unary(models::ACQUIRE, bind(suite, Suite::acquire))
         .unary(models::RELEASE, bind(suite, Suite::release))
         .unary(models::RECORD_USE, bind(suite, Suite::record_use))
+        .unary(models::EVALUATE, bind(suite, Suite::evaluate))
+        .unary(models::GET_EVALUATION, bind(suite, Suite::get_evaluation))
         .unary(models::ROLLBACK, bind(suite, Suite::rollback))
         .unary(models::GET_STATS, bind(suite, Suite::get_stats));
     let again = |suite: &Arc<Suite>| suite.clone();

@@ -73,7 +73,8 @@ fn registered(info: &pb::ModelInfo, fields: &mut Fields) -> Option<Registered> {
         card: Card {
             name: info.name.clone(),
             roles,
-            quality: 0,
+            // Without one `auto` takes it only where there is nothing else.
+            quality: info.quality,
             context_tokens: info.context_tokens,
             file_bytes: info.file_bytes,
             sha256: info.sha256.to_lowercase(),

@@ -43,6 +43,8 @@ impl Suite {
             context_tokens,
             priority: if request.priority == 0 { 10 } else { request.priority },
             holder,
+            language: request.language,
+            min_quality: request.min_quality,
             until: self.now() + wait,
         };
         let mut moved = self.moved.subscribe();
@@ -221,6 +223,10 @@ impl Suite {
         call: Call,
         request: pb::LoadRequest,
     ) -> Result<pb::LoadResponse, Fault> {
+        if !request.share.is_empty() && request.share != self.home.to_string() {
+            let problem = format!("`{}` pays for no models; {} does", request.share, self.home);
+            return Err(Fault::invalid_field("share", problem));
+        }
         self.desk().check_model(&request.model)?;
         let most = Duration::from_secs(self.settings.load_seconds);
         let left = call.deadline.map_or(most, |end| end.saturating_duration_since(Instant::now()));
@@ -341,6 +347,7 @@ fn model_info(view: &ModelView) -> pb::ModelInfo {
         cause: view.cause.clone(),
         estimate_bytes: view.estimate_bytes,
         measured_bytes: view.measured_bytes,
+        quality: view.card.quality,
         ..Default::default()
     }
 }

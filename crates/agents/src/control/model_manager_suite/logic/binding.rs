@@ -9,7 +9,7 @@ use super::loading::SHARE_TOO_SMALL;
 use super::{AUTO, Desk, FileState, Model, Profile, RoleNeed, TINY, mib};
 
 /// Reason: a model is not made for a role.
-const UNSUITED: &str = "unsuited";
+pub(super) const UNSUITED: &str = "unsuited";
 
 /// Role and the role that stands in for it, after the column "On one CPU" of the table of roles.
 const ALIASES: &[(&str, &str)] = &[

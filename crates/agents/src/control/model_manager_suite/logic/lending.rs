@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tandem_types::{Code, Fault, Role, State, Timestamp, reason};
 
-use super::binding::Link;
+use super::binding::{Link, UNSUITED};
 use super::engine::{Engine, Up};
 use super::loading::SHARE_FULL;
 use super::tickets::Held;
@@ -24,6 +24,10 @@ pub(in super::super) struct Ask {
     pub(in super::super) priority: u32,
     /// Who asks.
     pub(in super::super) holder: String,
+    /// The language of the answer; empty for any.
+    pub(in super::super) language: String,
+    /// Least quality of the model; 0 for any.
+    pub(in super::super) min_quality: u64,
     /// Until when the caller waits.
     pub(in super::super) until: Timestamp,
 }
@@ -86,27 +90,33 @@ impl Desk {
     /// Lends an engine for a role: its own model's, else that of a role that stands in.
     ///
     /// A model that is on its way is waited for; a stand-in answers only where the own model is missing, broken, down,
-    /// or has no room by the time the caller stops waiting.
+    /// or has no room by the time the caller stops waiting. Of all these a model that declares the language of the answer
+    /// goes before one that does not.
     pub(in super::super) fn acquire(&mut self, ask: &Ask, ticket: String, now: Timestamp) -> Answer {
         let Some(chain) = self.chains.get(&ask.role) else {
             return Answer::Refused(
                 self.check_role(&ask.role).err().unwrap_or_else(|| Fault::no_model(ask.role.as_str())),
             );
         };
-        let (links, lacking) = (chain.links.clone(), chain.lacking.clone());
+        let (links, lacking) = (self.fitting(&chain.links, ask), chain.lacking.clone());
         if self.tickets.all_out(now) {
             let message = format!("all {} tickets are out; give them back after use", self.limits.tickets);
             let fault = Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message).retry_after(RESTART);
             return Answer::Wait(fault);
         }
-        let mut why = lacking;
+        let passed_over = match (chain.links.first(), links.first()) {
+            (Some(own), None) => return Answer::Refused(self.too_plain(ask, own)),
+            (Some(own), Some(first)) if own != first => Some(self.passed_over(ask, own)),
+            _ => None,
+        };
+        let mut why = lacking.or(passed_over);
         let mut first: Option<Fault> = None;
         let mut comes = false;
         for (place, link) in links.iter().enumerate() {
             let fault = match self.status(&link.model, now) {
                 Status::Serves(up) if ask.context_tokens > up.profile.context_tokens => {
                     let fault = too_long(ask, link, up.profile.context_tokens);
-                    if place == 0 {
+                    if place == 0 && link.role == ask.role {
                         return Answer::Refused(fault);
                     }
                     fault
@@ -144,6 +154,55 @@ impl Desk {
             Some(fault) => Answer::Refused(fault),
             None => Answer::Refused(Fault::no_model(ask.role.as_str())),
         }
+    }
+
+    /// Of those who may answer the ones that are good enough, in the order in which they are tried.
+    fn fitting(&self, links: &[Link], ask: &Ask) -> Vec<Link> {
+        let good = |link: &&Link| self.models.get(&link.model).is_some_and(|m| m.card.quality >= ask.min_quality);
+        let mut fitting: Vec<Link> = links.iter().filter(|link| ask.min_quality == 0 || good(link)).cloned().collect();
+        if !ask.language.is_empty() {
+            // The order stays among those who speak it, and among those who do not.
+            fitting.sort_by_key(|link| !self.models.get(&link.model).is_some_and(|m| m.card.speaks(&ask.language)));
+        }
+        fitting
+    }
+
+    /// Why a role's own model is not the first to be tried.
+    fn passed_over(&self, ask: &Ask, own: &Link) -> String {
+        let quality = self.models.get(&own.model).map_or(0, |model| model.card.quality);
+        if quality < ask.min_quality {
+            return self.too_plain(ask, own).message;
+        }
+        format!("{} does not declare `{}`", own.model, ask.language)
+    }
+
+    fn too_plain(&self, ask: &Ask, own: &Link) -> Fault {
+        let quality = self.models.get(&own.model).map_or(0, |model| model.card.quality);
+        let message = format!("{} has quality {quality}, and {} is asked for", own.model, ask.min_quality);
+        Fault::new(Code::FailedPrecondition, UNSUITED, message)
+    }
+
+    /// Lends the engine of a model to somebody who asks for no role; where it listens.
+    ///
+    /// # Errors
+    /// Why it does not serve just now.
+    pub(in super::super) fn lend_model(
+        &mut self,
+        name: &str,
+        holder: String,
+        ticket: &str,
+        now: Timestamp,
+    ) -> Result<String, Fault> {
+        let endpoint = match self.status(name, now) {
+            Status::Serves(up) => up.endpoint.clone(),
+            Status::Coming(fault) | Status::Blocked(fault) | Status::Down(fault) | Status::Broken(fault) => {
+                return Err(fault);
+            }
+        };
+        let role = self.model(name)?.card.roles.first().cloned().ok_or_else(|| Fault::no_model(name))?;
+        let held = Held::new(name.to_owned(), role, holder, now + self.limits.ticket_life, now);
+        self.tickets.give(ticket.to_owned(), held);
+        Ok(endpoint)
     }
 
     fn lend(&mut self, ask: &Ask, link: &Link, fallback: String, ticket: String, now: Timestamp) -> Answer {

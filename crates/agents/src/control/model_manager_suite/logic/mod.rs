@@ -90,6 +90,17 @@ pub(super) struct Card {
     pub(super) languages: Vec<String>,
 }
 
+impl Card {
+    /// Whether its makers declare a language, given as a tag; `fil` is `tl`, and Taglish needs Tagalog.
+    fn speaks(&self, language: &str) -> bool {
+        let primary = |tag: &str| match tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "fil" | "taglish" => "tl".to_owned(),
+            other => other.to_owned(),
+        };
+        self.languages.iter().any(|known| primary(known) == primary(language))
+    }
+}
+
 /// How the file of a model is doing.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum FileState {

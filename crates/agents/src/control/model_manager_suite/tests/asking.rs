@@ -64,6 +64,24 @@ async fn a_registered_model_is_loaded_lent_used_and_counted() {
 }
 
 #[tokio::test]
+async fn a_load_names_who_pays_and_a_manifest_its_quality() {
+    let (_world, folder, rig) = loaded().await;
+    let load = |share: &str| {
+        let request = pb::LoadRequest { model: "test-model".into(), share: share.into(), ..Default::default() };
+        let (rig, call) = (&rig, rig.call());
+        async move { rig.client().unary(models::LOAD, request, &call).await }
+    };
+    for share in ["", "solo/paying"] {
+        assert_eq!(load(share).await.unwrap().model.into_option().unwrap().state, "loaded");
+    }
+    let fault = load("solo/other").await.unwrap_err();
+    assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, "share"));
+    let better =
+        pb::ModelInfo { name: "better".into(), quality: 9, ..manifest(&folder.path().join("test-model.gguf")) };
+    assert_eq!(register_with(&rig, 9, better).await.unwrap().quality, 9);
+}
+
+#[tokio::test]
 async fn many_who_wait_share_one_load() {
     let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
     let rig = world.rig(folder.path(), &[("llm.tiny", "test-model")]).await;

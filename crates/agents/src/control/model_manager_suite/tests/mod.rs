@@ -1,6 +1,7 @@
 //! Through the contract: a host and an engine that do as they are told, and a real model file of a few hundred bytes.
 
 mod asking;
+mod evaluating;
 mod running;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ struct World {
     broken: Arc<Mutex<Option<Fault>>>,
     deny: Arc<Mutex<bool>>,
     leases: Arc<Mutex<Vec<twin_pb::ModelLease>>>,
+    /// While this is held the engine says nothing.
+    silent: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl World {
@@ -41,6 +44,8 @@ impl World {
     async fn new() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let world = Self { endpoint, ..Self::default() };
+        let speaking = world.silent.clone();
         let service = Service::new()
             .unary(engine::GET_INFO, |_call, _request: pb::GetInfoRequest| async {
                 let info = pb::GetInfoResponse {
@@ -51,15 +56,16 @@ impl World {
                 };
                 Ok(info)
             })
-            .server_stream(engine::GENERATE, |_call, request: pb::GenerateRequest| async move {
-                assert_eq!(request.max_tokens, 1);
-                let piece = pb::GenerateResponse { text: " 4".into(), ..Default::default() };
-                let answer: Reply<pb::GenerateResponse> = Box::pin(futures::stream::iter([Ok(piece)]));
-                Ok(answer)
+            .server_stream(engine::GENERATE, move |_call, request: pb::GenerateRequest| {
+                let silent = speaking.clone();
+                async move {
+                    drop(silent.lock().await);
+                    Ok(said(&request))
+                }
             });
         let app = axum::Router::new().fallback_service(service.into_http());
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { endpoint, ..Self::default() }
+        world
     }
 
     fn start(&self, request: host_pb::StartEngineRequest) -> Result<host_pb::StartEngineResponse, Fault> {
@@ -140,6 +146,15 @@ impl World {
         rig.reconcile("look").await.unwrap();
         rig
     }
+}
+
+/// What the engine says: a token to who tries it out, and a name to who asks anything.
+fn said(request: &pb::GenerateRequest) -> Reply<pb::GenerateResponse> {
+    let text = if request.max_tokens == 1 { " 4" } else { "Your name is Maria." };
+    let usage = common::TokenUsage { prompt_tokens: 20, completion_tokens: 5, ..Default::default() };
+    let piece = pb::GenerateResponse { text: text.into(), ..Default::default() };
+    let last = pb::GenerateResponse { usage: usage.into(), generate_ms: 100, ..Default::default() };
+    Box::pin(futures::stream::iter([Ok(piece), Ok(last)]))
 }
 
 /// A model file of the smallest kind: one layer, one tensor, 512 tokens of context.

@@ -30,6 +30,38 @@ fn a_stand_in_says_why() {
 }
 
 #[test]
+fn who_speaks_the_language_and_is_good_enough_answers() {
+    let words = [("llm.tiny", "small"), ("llm.fast", "middle"), ("llm.smart", "large")];
+    let mut desk = desk(4_000, all_here(), &words);
+    desk.add_model(Card { languages: vec!["en".into(), "tl-PH".into()], ..card("small", 1, &["llm.tiny"]) }, here(100));
+    desk.warm_up(at(0));
+    let mut host = Host::default();
+    host.settle(&mut desk, at(0));
+    desk.wish("large", 1, at(0), at(0));
+    let now = host.settle(&mut desk, at(10));
+    let mut asked = |name: &str, language: &str, min_quality| {
+        desk.acquire(&Ask { language: language.into(), min_quality, ..ask(name) }, "t".into(), now)
+    };
+    for (name, language, quality, model, why) in [
+        ("llm.smart", "", 0, "large", ""),
+        ("llm.smart", "en-GB", 0, "large", ""),
+        ("llm.smart", "fil", 0, "small", "large does not declare `fil`"),
+        ("llm.smart", "taglish", 0, "small", "large does not declare `taglish`"),
+        // Nobody speaks it, so the order stays.
+        ("llm.smart", "de", 0, "large", ""),
+        // Nobody good enough speaks it.
+        ("llm.smart", "tl", 2, "large", ""),
+        ("llm.fast", "en", 2, "middle", ""),
+    ] {
+        let grant = lent(asked(name, language, quality));
+        assert_eq!((grant.model.as_str(), grant.fallback.as_str()), (model, why), "{name} {language} {quality}");
+    }
+    let fault = refused(asked("llm.fast", "en", 3));
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::FailedPrecondition, "unsuited"));
+    assert!(fault.message.contains("middle has quality 2, and 3 is asked for"), "{fault}");
+}
+
+#[test]
 fn a_context_that_does_not_fit_is_told_with_both_counts() {
     let mut desk = desk(4_000, all_here(), &[("llm.tiny", "small")]);
     desk.warm_up(at(0));

@@ -92,7 +92,15 @@ fn all_here() -> [FileState; 3] {
 }
 
 fn ask(name: &str) -> Ask {
-    Ask { role: role(name), context_tokens: 0, priority: 2, holder: "solo/a/B".into(), until: at(0) }
+    Ask {
+        role: role(name),
+        context_tokens: 0,
+        priority: 2,
+        holder: "solo/a/B".into(),
+        language: String::new(),
+        min_quality: 0,
+        until: at(0),
+    }
 }
 
 /// A host that does as it is told.
