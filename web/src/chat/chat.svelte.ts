@@ -1,6 +1,6 @@
 // Every session of the owner, and those that are open on the page.
 import type { Session } from "$gen/session/v1/session_pb.js";
-import { sessions, USER } from "../lib/api.svelte.js";
+import { newKey, sessions, USER } from "../lib/api.svelte.js";
 import { problemFromError, type Problem } from "../lib/problem.js";
 import { router } from "../lib/router.svelte.js";
 import { Conversation } from "./conversation.svelte.js";
@@ -84,7 +84,7 @@ class Chat {
     const conversation = this.#open.get(sessionId);
     await conversation?.running?.stop();
     try {
-      await sessions.deleteSession({ userId: USER, sessionId });
+      await sessions.deleteSession({ userId: USER, sessionId, idempotencyKey: newKey() });
     } catch (error) {
       const problem = problemFromError(error);
       if (problem.code !== "not_found") return problem;

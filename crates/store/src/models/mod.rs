@@ -87,7 +87,7 @@ pub struct Measured {
 }
 
 /// Use of a ticket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Use {
     /// The model.
     pub model: String,
@@ -190,8 +190,8 @@ pub trait ModelStore: Send + Sync {
     /// What was measured under exactly these circumstances.
     async fn measurement(&self, of: Circumstances) -> Result<Option<Measured>, Fault>;
 
-    /// Counts uses.
-    async fn note_uses(&self, uses: Vec<Use>, now: Timestamp) -> Result<(), Fault>;
+    /// Counts a use.
+    async fn note_use(&self, key: IdempotencyKey, one: Use, now: Timestamp) -> Result<(), Fault>;
 
     /// Use since the UTC day of `from`, by model and role.
     async fn uses(&self, from: Timestamp) -> Result<Vec<Uses>, Fault>;

@@ -198,8 +198,8 @@ impl ModelStore for SqliteModels {
             .await
     }
 
-    async fn note_uses(&self, uses: Vec<Use>, now: Timestamp) -> Result<(), Fault> {
-        self.db.write(move |tx| uses.iter().try_for_each(|one| note_use(tx, one, now))).await
+    async fn note_use(&self, key: IdempotencyKey, one: Use, now: Timestamp) -> Result<(), Fault> {
+        self.db.write(move |tx| once(tx, key, None, ("use", &one), now, |tx| note_use(tx, &one, now))).await
     }
 
     async fn uses(&self, from: Timestamp) -> Result<Vec<Uses>, Fault> {

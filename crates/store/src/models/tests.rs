@@ -129,8 +129,17 @@ async fn counts_use_by_day(store: &dyn ModelStore) {
         busy: Duration::from_millis(500),
         ok,
     };
-    store.note_uses(vec![one("llm.fast", true), one("llm.fast", false)], at(0)).await.unwrap();
-    store.note_uses(vec![one("llm.fast", true), one("llm.tiny", true)], at(days(1))).await.unwrap();
+    for (n, role, ok, when) in [
+        (1, "llm.fast", true, at(0)),
+        (1, "llm.fast", true, at(1)),
+        (2, "llm.fast", false, at(0)),
+        (3, "llm.fast", true, at(days(1))),
+        (4, "llm.tiny", true, at(days(1))),
+    ] {
+        store.note_use(key(n), one(role, ok), when).await.unwrap();
+    }
+    let other = store.note_use(key(1), one("llm.tiny", true), at(2)).await.unwrap_err();
+    assert_eq!(other.code, Code::Conflict);
     let uses = store.uses(at(0)).await.unwrap();
     let expected = Uses {
         model: "smol".into(),

@@ -303,7 +303,13 @@ pub trait SessionStore: PersonalData {
     async fn end(&self, user: &UserId, session: &SessionId, now: Timestamp) -> Result<Session, Fault>;
 
     /// Removes a session with everything in it and returns how many entries that were.
-    async fn delete(&self, user: &UserId, session: &SessionId) -> Result<u64, Fault>;
+    async fn delete(
+        &self,
+        key: IdempotencyKey,
+        user: &UserId,
+        session: &SessionId,
+        now: Timestamp,
+    ) -> Result<u64, Fault>;
 
     /// Ends every session that had no entry for [`Limits::idle`] and returns them.
     async fn sweep_idle(&self, now: Timestamp) -> Result<Vec<Session>, Fault>;

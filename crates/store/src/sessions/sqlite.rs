@@ -217,12 +217,20 @@ impl SessionStore for SqliteSessions {
             .await
     }
 
-    async fn delete(&self, user: &UserId, session: &SessionId) -> Result<u64, Fault> {
+    async fn delete(
+        &self,
+        key: IdempotencyKey,
+        user: &UserId,
+        session: &SessionId,
+        now: Timestamp,
+    ) -> Result<u64, Fault> {
         let (user, id) = (user.clone(), session.clone());
         let removed = self.db.write(move |tx| {
-            let session = get(tx, &user, &id)?;
-            tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id.as_str()])?;
-            Ok(session.entries)
+            once(tx, key, Some(&user), ("delete", &(&user, &id)), now, |tx| {
+                let session = get(tx, &user, &id)?;
+                tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id.as_str()])?;
+                Ok(session.entries)
+            })
         });
         let removed = removed.await?;
         self.db.checkpoint().await?;

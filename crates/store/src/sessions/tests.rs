@@ -139,7 +139,7 @@ async fn keeps_people_apart(store: &dyn SessionStore) {
         store.append(key(1), &ben, &id, said(9, Speaker::User, "x", 1), at(2)).await.err(),
         store.amend(key(2), &ben, &id, amendment, at(2)).await.err(),
         store.end(&ben, &id, at(2)).await.err(),
-        store.delete(&ben, &id).await.err(),
+        store.delete(key(3), &ben, &id, at(2)).await.err(),
         store.put_summary(&ben, &id, summary).await.err(),
         store.to_summarise(&ben, &id, ALL).await.err(),
         store.remembered(&ben, &id).await.err(),
@@ -391,7 +391,9 @@ async fn deletes_for_good(folder: &TempDir, store: &dyn SessionStore) {
     // Who comes back by name is shown its title; what is kept of that call must not outlive the session.
     let again = store.create(key(1), new("ana", Some(id.as_str())), at(3)).await.unwrap();
     assert_eq!(again.session.title, "my zanzibar secret");
-    assert_eq!(store.delete(&ana, &id).await.unwrap(), 2);
+    assert_eq!(store.delete(key(2), &ana, &id, at(4)).await.unwrap(), 2);
+    assert_eq!(store.delete(key(2), &ana, &id, at(5)).await.unwrap(), 2, "who asks again after a lost answer gets it");
+    assert_eq!(store.delete(key(3), &ana, &id, at(5)).await.unwrap_err().code, Code::NotFound);
     assert!(!holds(folder.path(), "zanzibar"));
     assert_eq!(store.session(&ana, &id).await.unwrap_err().code, Code::NotFound);
 }

@@ -162,8 +162,8 @@ impl Books {
     }
 
     /// Counts a use.
-    pub(super) async fn used(&self, one: Use, now: Timestamp) -> Result<(), Fault> {
-        self.store.note_uses(vec![one], now).await
+    pub(super) async fn used(&self, key: IdempotencyKey, one: Use, now: Timestamp) -> Result<(), Fault> {
+        self.store.note_use(key, one, now).await
     }
 
     /// Use of the last 30 days.

@@ -106,15 +106,27 @@ impl Suite {
         request: pb::RecordUseRequest,
     ) -> Result<pb::RecordUseResponse, Fault> {
         let outcome = request.outcome.as_str();
+        let mut fields = Fields::default();
+        let key = fields.key(&request.idempotency_key);
         if outcome != "ok" && outcome.parse::<Code>().is_err() {
-            return Err(Fault::invalid_field("outcome", format!("`{outcome}` is neither `ok` nor one of the codes")));
+            fields.wrong("outcome", format!("`{outcome}` is neither `ok` nor one of the codes"));
         }
+        let key = fields.all(key)?;
         let now = self.now();
         let used = self.desk().record(&request.ticket_id, outcome, now)?;
         if outcome == Code::Unavailable.as_str() {
             self.look.notify_one();
         }
         let tokens = request.usage.into_option().unwrap_or_default();
+        let one = Use {
+            model: used.model,
+            role: used.role.clone(),
+            prompt_tokens: tokens.prompt_tokens.into(),
+            completion_tokens: tokens.completion_tokens.into(),
+            busy: Duration::from_millis(request.duration_ms.into()),
+            ok: outcome == "ok",
+        };
+        self.books.used(key, one, now).await?;
         let role = || used.role.to_string();
         for (kind, count) in [
             ("prompt", tokens.prompt_tokens),
@@ -127,15 +139,6 @@ impl Suite {
             let first = Duration::from_millis(request.first_token_ms.into());
             histogram!("tandem_time_to_first_token_seconds", "role" => role()).record(first);
         }
-        let one = Use {
-            model: used.model,
-            role: used.role,
-            prompt_tokens: tokens.prompt_tokens.into(),
-            completion_tokens: tokens.completion_tokens.into(),
-            busy: Duration::from_millis(request.duration_ms.into()),
-            ok: outcome == "ok",
-        };
-        self.books.used(one, now).await?;
         Ok(pb::RecordUseResponse::default())
     }
 

@@ -74,6 +74,7 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         let request = RecordUseRequest {
+            idempotency_key: uuid::Uuid::new_v4().into_bytes().to_vec(),
             ticket_id: std::mem::take(&mut self.ticket_id),
             usage: self.usage.take().into(),
             duration_ms: self.elapsed_ms(),

@@ -205,8 +205,9 @@ impl SessionMemory {
         let mut fields = Fields::default();
         let user = fields.parse("user_id", &request.user_id);
         let session = fields.parse("session_id", &request.session_id);
-        let (user, session) = fields.all(user.zip(session))?;
-        let turns = self.store.delete(&user, &session).await?;
+        let key = fields.key(&request.idempotency_key);
+        let ((user, session), key) = fields.all(user.zip(session).zip(key))?;
+        let turns = self.store.delete(key, &user, &session, self.ctx.clock().now()).await?;
         gauge!("tandem_sessions_open").set(self.store.open_sessions().await? as f64);
         Ok(DeleteSessionResponse { turns: u32::try_from(turns).unwrap_or(u32::MAX), ..Default::default() })
     }

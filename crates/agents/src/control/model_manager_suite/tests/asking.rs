@@ -39,13 +39,16 @@ async fn a_registered_model_is_loaded_lent_used_and_counted() {
     assert_eq!(ticket.expires_us, (rig.clock.now() + Duration::from_secs(600)).micros());
     let usage = common::TokenUsage { prompt_tokens: 7, completion_tokens: 3, ..Default::default() };
     let used = pb::RecordUseRequest {
+        idempotency_key: vec![5; 16],
         ticket_id: ticket.ticket_id.clone(),
         usage: usage.into(),
         duration_ms: 20,
         outcome: "ok".into(),
         ..Default::default()
     };
-    rig.client().unary(models::RECORD_USE, used.clone(), &rig.call()).await.unwrap();
+    for _ in 0..2 {
+        rig.client().unary(models::RECORD_USE, used.clone(), &rig.call()).await.unwrap();
+    }
     let strange = pb::RecordUseRequest { outcome: "fine".into(), ..used };
     let fault = rig.client().unary(models::RECORD_USE, strange, &rig.call()).await.unwrap_err();
     assert_eq!(fault.code, Code::InvalidArgument);

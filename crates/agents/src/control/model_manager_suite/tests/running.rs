@@ -43,8 +43,12 @@ async fn a_dead_engine_is_noticed_at_the_first_complaint() {
     let ticket = acquire(&rig, "llm.tiny", 0).await.unwrap();
     let starting = Health::new(State::Starting, "starting again in 1 s", Timestamp::default());
     lock(&world.engines)[0].health = common::Health::from(&starting).into();
-    let lost =
-        pb::RecordUseRequest { ticket_id: ticket.ticket_id, outcome: "unavailable".into(), ..Default::default() };
+    let lost = pb::RecordUseRequest {
+        idempotency_key: vec![6; 16],
+        ticket_id: ticket.ticket_id,
+        outcome: "unavailable".into(),
+        ..Default::default()
+    };
     rig.client().unary(models::RECORD_USE, lost, &rig.call()).await.unwrap();
     let fault = acquire(&rig, "llm.tiny", 0).await.unwrap_err();
     assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::ENGINE_LOST));
