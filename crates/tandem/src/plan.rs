@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
-use tandem_fleet::render::{self, ReadyMs};
+use tandem_fleet::Plan;
+use tandem_fleet::render::{self, Chosen, ReadyMs};
+use tandem_types::Fault;
 
 use crate::cli::PlanArgs;
 use crate::fleet::{Source, coloured};
 use crate::place::Place;
-use crate::{Outcome, style};
+use crate::{Outcome, preflight, style};
 
 /// `place`: where a node may run that knows how long its groups take.
 pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
@@ -23,9 +25,9 @@ pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
         anstream::print!("{}", headings(&render::agents(&plan, width)));
     } else {
         let measured = measured(place, &plan.plan_hash).await;
-        let findings = plan.findings.clone();
-        let shown = tandem_fleet::Plan { findings: vec![], ..plan };
-        anstream::print!("{}", headings(&render::text(&shown, width, measured.as_ref())));
+        let (findings, chosen) = (plan.findings.clone(), chosen(&plan)?);
+        let shown = Plan { findings: vec![], ..plan };
+        anstream::print!("{}", headings(&render::text(&shown, width, measured.as_ref(), &chosen)));
         if !findings.is_empty() {
             anstream::print!("\n{}", coloured(&findings, &source.text));
         }
@@ -37,6 +39,15 @@ pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
 async fn measured(place: Option<Place>, plan_hash: &str) -> Option<ReadyMs> {
     let status = place?.control().status().await.ok().filter(|status| status.plan_hash == plan_hash)?;
     Some(status.groups.into_iter().filter_map(|group| Some((group.group, group.ready_ms?))).collect())
+}
+
+/// What this machine chooses for open roles. Of a fleet of several it is but one, and no measure for the others.
+fn chosen(plan: &Plan) -> Result<Chosen, Fault> {
+    if plan.nodes.len() > 1 {
+        return Ok(Chosen::new());
+    }
+    let models = preflight::chosen(plan)?;
+    Ok(models.into_iter().flat_map(|(name, roles)| roles.into_iter().map(move |role| (role, name.clone()))).collect())
 }
 
 /// What is not indented stands over what is.

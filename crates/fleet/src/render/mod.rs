@@ -6,7 +6,7 @@ mod text;
 
 pub use agents::agents;
 pub use mermaid::mermaid;
-pub use text::{ReadyMs, text};
+pub use text::{Chosen, ReadyMs, text};
 
 use crate::plan::Plan;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use tandem_types::{GroupId, NodeName};
+use tandem_types::{GroupId, NodeName, Role};
 
 use super::count;
 use crate::check::thousands;
@@ -16,9 +16,12 @@ use crate::wrap::{sentence, wrapped};
 /// How long groups take from their start to being ready, in milliseconds; one that is missing counts as 0.
 pub type ReadyMs = BTreeMap<GroupId, u64>;
 
+/// Models that a machine chooses for roles the file leaves open.
+pub type Chosen = BTreeMap<Role, String>;
+
 /// The plan for a terminal of `width` columns: per node its groups in start order with budgets, ports and agents, then
 /// cards, roles and findings. With `ready` the critical path is of milliseconds, otherwise of groups.
-pub fn text(plan: &Plan, width: usize, ready: Option<&ReadyMs>) -> String {
+pub fn text(plan: &Plan, width: usize, ready: Option<&ReadyMs>, chosen: &Chosen) -> String {
     let (agents, built) = (plan.agents().count(), plan.agents().filter(|(_, a)| a.built).count());
     let mut out = format!(
         "fleet {}: {}, {}, {} ({built} built), plan {}\n",
@@ -31,7 +34,7 @@ pub fn text(plan: &Plan, width: usize, ready: Option<&ReadyMs>) -> String {
     for (name, node) in &plan.nodes {
         out += &node_text(name, node, width, ready);
     }
-    out += &roles_text(plan, width);
+    out += &roles_text(plan, width, chosen);
     if let Some(web) = &plan.web {
         let token = web.token_file.as_ref().map_or(String::new(), |file| format!(", token in {file}"));
         let _ = writeln!(out, "\npage at http://{}{token}", web.listen);
@@ -146,24 +149,34 @@ fn group_text(group: &GroupPlan, width: usize) -> String {
     out
 }
 
-fn roles_text(plan: &Plan, width: usize) -> String {
+fn roles_text(plan: &Plan, width: usize, chosen: &Chosen) -> String {
     if plan.roles.is_empty() {
         return String::new();
     }
     let names = plan.roles.keys().map(|r| r.as_str().len()).max().unwrap_or(0);
     let mut out = String::from("\nmodel roles\n");
     for (role, bound) in &plan.roles {
-        out += &wrapped(&format!("  {:<names$}  ", role.as_str()), &role_text(bound), ", ", width, names + 4);
+        out += &wrapped(
+            &format!("  {:<names$}  ", role.as_str()),
+            &role_text(bound, chosen.get(role)),
+            ", ",
+            width,
+            names + 4,
+        );
     }
     out
 }
 
 /// What a role is bound to, part by part.
-fn role_text(bound: &RolePlan) -> Vec<String> {
+fn role_text(bound: &RolePlan, chosen: Option<&String>) -> Vec<String> {
     if let Some(alias) = &bound.alias {
         return vec![format!("same as {alias}")];
     }
-    let model = bound.model.as_deref().unwrap_or("auto");
+    let model = match (&bound.model, chosen) {
+        (Some(model), _) => model.clone(),
+        (None, Some(model)) => format!("auto, here {model},"),
+        (None, None) => "auto".to_owned(),
+    };
     let mut parts = vec![format!("{model} on {}", if bound.device == Device::Gpu { "GPU" } else { "CPU" })];
     parts.extend(bound.max_mib.map(|mib| format!("at most {} MiB", thousands(mib))));
     if !bound.home.is_empty() {

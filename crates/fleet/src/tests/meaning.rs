@@ -1,6 +1,7 @@
 //! What a plan says: its hash, who may call, who provides, how it is shown.
 
 use super::{SMALL, agent, built, code, group, node, planned};
+use crate::render::Chosen;
 use crate::{Facts, MAINPC_PC2, Peer, render};
 
 fn hash(text: &str) -> String {
@@ -124,16 +125,21 @@ page at http://127.0.0.1:8280
 "#,
         &plan.plan_hash[..12]
     );
-    assert_eq!(render::text(&plan, 100, None), expected);
+    assert_eq!(render::text(&plan, 100, None, &Chosen::new()), expected);
     let ready = [(group("a/one"), 1_500), (group("a/two"), 20)].into();
-    assert!(render::text(&plan, 100, Some(&ready)).contains("critical path (1,520 ms): one -> two\n"));
+    assert!(render::text(&plan, 100, Some(&ready), &Chosen::new()).contains("critical path (1,520 ms): one -> two\n"));
+    let open = planned(&SMALL.replace("model = \"tiny\"", "model = \"auto\""), &facts).unwrap();
+    let chosen = Chosen::from([("llm.fast".parse().unwrap(), "middle".to_owned())]);
+    assert!(render::text(&open, 100, None, &Chosen::new()).contains("\n  llm.fast  auto on GPU, at most"));
+    assert!(render::text(&open, 100, None, &chosen).contains("\n  llm.fast  auto, here middle, on GPU, at most"));
 }
 
 #[test]
 fn text_keeps_to_its_width() {
     let plan = planned(MAINPC_PC2, &Facts::default()).unwrap();
     for width in [80, 100] {
-        for line in render::text(&plan, width, None).lines().chain(render::agents(&plan, width).lines()) {
+        for line in render::text(&plan, width, None, &Chosen::new()).lines().chain(render::agents(&plan, width).lines())
+        {
             assert!(line.chars().count() <= width, "{line}");
         }
     }

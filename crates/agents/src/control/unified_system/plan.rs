@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tandem_contract::Call;
 use tandem_contract::pb::tandem::system::v1 as pb;
+use tandem_fleet::render::{self, Chosen};
 use tandem_fleet::{Document, Finding, Plan, Refused};
 use tandem_types::Fault;
 
@@ -30,7 +31,7 @@ impl SystemHand {
         Ok(pb::PlanResponse {
             findings: findings.iter().map(wire::finding).collect(),
             plan_hash: plan.as_ref().map(|plan| plan.plan_hash.clone()).unwrap_or_default(),
-            text: plan.map(|plan| tandem_fleet::render::text(&plan, WIDTH, None)).unwrap_or_default(),
+            text: plan.map(|plan| render::text(&plan, WIDTH, None, &Chosen::new())).unwrap_or_default(),
             ..Default::default()
         })
     }
