@@ -191,7 +191,7 @@ pub(crate) fn memory_limit(group: &GroupId, planned: u64) -> Check {
 fn limit_against_plan(group: &GroupId, limit: Option<u64>, planned: u64) -> Check {
     let name = format!("limits: {group}");
     let remedy =
-        "none in this version: nothing ends a group that takes more, so leave the machine room beyond the plan";
+        "`tandem status` says why; nothing ends a group that takes more, so leave the machine room beyond the plan";
     match limit {
         Some(limit) if limit <= planned + planned / 20 => {
             Check::pass(name, format!("the kernel holds it to {} MiB", limit / MIB))
@@ -205,15 +205,25 @@ fn limit_against_plan(group: &GroupId, limit: Option<u64>, planned: u64) -> Chec
     }
 }
 
-/// The lowest `memory.max` from the control group of this process upwards; none where nothing limits it
-/// (Linux, "Control Group v2", "Memory Interface Files").
+/// The lowest limit of memory from the control group of this process upwards, in both trees there may be; none where
+/// nothing limits it (Linux, "Control Group v2", "Memory Interface Files"; "Memory Resource Controller").
 fn own_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own = |controller: &str| {
+        groups.lines().find_map(|line| {
+            let (names, path) = line.split_once(':')?.1.split_once(':')?;
+            names.split(',').any(|name| name == controller).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
     let root = PathBuf::from(crate::machine::CGROUP);
-    let limit = |folder: &Path| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse::<u64>().ok();
-    let own = root.join(own);
-    own.ancestors().take_while(|folder| folder.starts_with(&root)).filter_map(limit).min()
+    let trees = [("", root.clone(), "memory.max"), ("memory", root.join("memory"), "memory.limit_in_bytes")];
+    let lowest = |(controller, root, file): &(&str, PathBuf, &str)| {
+        let own = root.join(own(controller)?);
+        let limit = |folder: &Path| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+        own.ancestors().take_while(|folder| folder.starts_with(root)).filter_map(limit).min()
+    };
+    // The older tree writes "no limit" as a number beyond all memory.
+    trees.iter().filter_map(lowest).filter(|bytes| *bytes < 1 << 60).min()
 }
 
 /// Whether the secret that opens the door is its owner's alone.

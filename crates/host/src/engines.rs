@@ -170,6 +170,8 @@ impl Engines {
             env: vec![],
             log: LogFile::new(self.programs.logs.join(format!("engine-{}.log", request.model))),
             notify: self.programs.run.join(format!("{}.notify", &id[id.len() - 8..])),
+            // It is in the control group of its host.
+            caps: None,
         };
         let limit = call.deadline.map_or(LOAD_LIMIT, |d| d.saturating_duration_since(Instant::now()));
         let mut output = Output {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::Deserialize;
-use tandem_process::{Child, LogFile, Spawn};
+use tandem_process::{Caps, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn};
 use tandem_types::{Fault, State};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -12,13 +12,15 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::http::get;
 use crate::layout::Layout;
 use crate::logic::Silence;
-use crate::spec::{GroupSpec, Launch};
+use crate::spec::{GroupSpec, Launch, Limits};
 use crate::stale::Orphan;
 
 /// Time between two health probes of a group that is ready.
 const PROBE_PERIOD: Duration = Duration::from_secs(30);
 /// How long one probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// Processes and threads of a group; no group needs a tenth of it.
+const TASKS: u64 = 2_048;
 /// Grace for a process that no longer answers.
 const HUNG_GRACE: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,7 @@ pub struct End {
 /// What a run tells its node.
 #[derive(Debug)]
 pub(crate) enum News {
-    Spawned(u32),
+    Spawned(u32, String),
     Ready,
     Health(State, String),
     Ended(End),
@@ -72,9 +74,9 @@ impl Run {
         self.drain
     }
 
-    /// Its process runs.
-    pub async fn spawned(&self, pid: u32) {
-        self.tell(News::Spawned(pid)).await;
+    /// Its process runs, and this holds it to its limits.
+    pub async fn spawned(&self, pid: u32, enforcement: String) {
+        self.tell(News::Spawned(pid, enforcement)).await;
     }
 
     /// It is ready.
@@ -118,6 +120,7 @@ pub struct Processes {
     layout: Layout,
     margin: Duration,
     launch: Box<dyn Fn(&GroupSpec) -> Launch + Send + Sync>,
+    caps: Result<ControlGroups, String>,
 }
 
 impl Processes {
@@ -128,14 +131,22 @@ impl Processes {
         margin: Duration,
         launch: impl Fn(&GroupSpec) -> Launch + Send + Sync + 'static,
     ) -> Self {
-        Self { layout, margin, launch: Box::new(launch) }
+        Self { layout, margin, launch: Box::new(launch), caps: Err("nobody asked for it".to_owned()) }
+    }
+
+    /// Holds the processes to their limits, or says why nothing does.
+    #[must_use]
+    pub fn capped(self, caps: Result<ControlGroups, String>) -> Self {
+        Self { caps, ..self }
     }
 }
 
 impl Runner for Processes {
     fn run(&self, run: Run) -> BoxFuture<'static, End> {
+        let caps =
+            self.caps.clone().and_then(|groups| groups.make(run.spec.id.group.as_str(), &caps(&run.spec.limits)));
         let process =
-            Process { launch: (self.launch)(&run.spec), layout: self.layout.clone(), margin: self.margin, run };
+            Process { launch: (self.launch)(&run.spec), layout: self.layout.clone(), margin: self.margin, run, caps };
         Box::pin(process.attend())
     }
 }
@@ -145,6 +156,17 @@ struct Process {
     layout: Layout,
     margin: Duration,
     launch: Launch,
+    caps: Result<ControlGroup, String>,
+}
+
+/// What the kernel is told of a group's limits.
+fn caps(limits: &Limits) -> Caps {
+    Caps {
+        memory_bytes: limits.ram_mib.map(|mib| mib << 20),
+        cpus: limits.cpu,
+        cpu_weight: limits.cpu_weight,
+        tasks: TASKS,
+    }
 }
 
 impl Process {
@@ -155,6 +177,12 @@ impl Process {
         };
         // It names a process that has ended; the next start replaces it.
         let (Ok(()) | Err(_)) = std::fs::remove_file(self.layout.record(&self.run.spec.id));
+        if let Ok(group) = &self.caps
+            && let Err(error) = group.remove()
+        {
+            // The next start takes it as it is.
+            tracing::debug!(group = %self.run.spec.id, %error, "its control group stays");
+        }
         end
     }
 
@@ -167,6 +195,7 @@ impl Process {
             env: self.launch.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             log: LogFile::new(self.layout.log(id)),
             notify: self.layout.notify(self.run.place),
+            caps: self.caps.as_ref().ok().cloned(),
         })?;
         if let Some(record) = Orphan::of(id, child.pid(), self.run.place) {
             record.write(&self.layout.record(id))?;
@@ -174,9 +203,17 @@ impl Process {
         Ok(child)
     }
 
+    fn enforcement(&self, pid: u32) -> Enforcement {
+        match &self.caps {
+            Ok(group) if group.holds(pid) => group.enforcement().clone(),
+            Ok(_) => Enforcement::none("the process is not in its control group"),
+            Err(why) => Enforcement::none(why),
+        }
+    }
+
     async fn stay(&self, mut child: Child) -> End {
         let grace = self.run.drain + self.margin;
-        self.run.spawned(child.pid()).await;
+        self.run.spawned(child.pid(), self.enforcement(child.pid()).to_string()).await;
         tokio::select! {
             ready = child.ready(Duration::MAX) => if ready.is_err() {
                 return end(child.exited().await, " before it was ready");

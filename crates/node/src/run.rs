@@ -214,6 +214,8 @@ struct Keeping {
     health: Option<(State, String)>,
     last_exit: Option<ExitStatus>,
     ended: Option<Instant>,
+    /// What holds it to its limits.
+    enforcement: Option<String>,
 }
 
 struct Driver {
@@ -331,8 +333,10 @@ impl Driver {
         let id = &self.config.groups[i].id;
         let group = &mut self.groups[i];
         match news {
-            News::Spawned(pid) => {
+            News::Spawned(pid, enforcement) => {
+                tracing::info!(group = %id, pid, limits = enforcement, "started");
                 group.pid = Some(pid);
+                group.enforcement = Some(enforcement);
                 None
             }
             News::Ready => {
@@ -374,7 +378,12 @@ impl Driver {
                 let (state, reason) = self.describe(i);
                 let old = &mut status.groups[i];
                 let group = &self.groups[i];
+                let mut limits = old.limits.clone();
+                if let Some(enforcement) = &group.enforcement {
+                    limits.enforcement.clone_from(enforcement);
+                }
                 let new = GroupStatus {
+                    limits,
                     state,
                     reason,
                     since: if state == old.state { old.since } else { now },

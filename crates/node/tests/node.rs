@@ -194,7 +194,8 @@ async fn the_control_socket_tells_and_obeys() {
     until(&mut own, settled).await;
     let status = control.status().await.unwrap();
     assert_eq!(status.groups.len(), 3);
-    assert_eq!(status.groups[0].limits.enforcement, "not enforced");
+    assert_eq!(status.groups[0].limits.enforcement, "not enforced: nobody asked for it");
+    assert_eq!(status.groups[2].limits.enforcement, "not enforced");
     assert_eq!(control.restart(&name("c")).await.unwrap_err().reason, reason::NOT_BUILT);
     assert_eq!(control.clear(&name("x")).await.unwrap_err().code, Code::NotFound);
 

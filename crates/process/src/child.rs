@@ -1,15 +1,18 @@
 //! Starting, watching and stopping one child.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tandem_types::{Fault, reason};
 
+use crate::caps::ControlGroup;
 use crate::log::LogFile;
 use crate::notify::{Message, NotifySocket};
 use crate::usage::{Usage, usage};
@@ -32,6 +35,8 @@ pub struct Spawn {
     pub log: LogFile,
     /// Where its readiness socket is made.
     pub notify: PathBuf,
+    /// The control group that it and everything it starts are in; none for that of whoever starts it.
+    pub caps: Option<ControlGroup>,
 }
 
 /// How a process ended.
@@ -45,6 +50,8 @@ pub struct Exit {
     pub usage: Usage,
     /// Its last log lines, oldest first.
     pub evidence: Vec<String>,
+    /// The memory of its control group, when that was used up.
+    pub out_of_memory: Option<u64>,
 }
 
 impl Exit {
@@ -57,13 +64,41 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal) {
-            (Some(code), _) => write!(f, "exit code {code}"),
+            (Some(code), _) => write!(f, "exit code {code}")?,
             (None, Some(signal)) => match Signal::try_from(signal) {
-                Ok(name) => write!(f, "killed by {name}"),
-                Err(_) => write!(f, "killed by signal {signal}"),
+                Ok(name) => write!(f, "killed by {name}")?,
+                Err(_) => write!(f, "killed by signal {signal}")?,
             },
-            (None, None) => f.write_str("ended in an unknown way"),
+            (None, None) => f.write_str("ended in an unknown way")?,
         }
+        match self.out_of_memory {
+            Some(bytes) => write!(f, ", out of memory at {} MiB", bytes >> 20),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Has what a command starts begin in a control group. A process that cannot enter begins all the same; whoever needs to
+/// know asks the group whether it holds it.
+pub(crate) fn enter(command: &mut std::process::Command, group: &ControlGroup) {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let paths = group.doors().into_iter().filter_map(|door| CString::new(door.as_os_str().as_bytes()).ok());
+    let doors: Vec<CString> = paths.collect();
+    let go_in = move || {
+        for door in &doors {
+            // "0" is whoever writes it.
+            if let Ok(file) = nix::fcntl::open(door.as_c_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+                let (Ok(_) | Err(_)) = nix::unistd::write(&file, b"0");
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it only opens, writes and closes files whose names were made before; it allocates
+    // nothing and takes no lock.
+    #[allow(unsafe_code, reason = "a child that is moved later has run without its limits until then")]
+    unsafe {
+        command.pre_exec(go_in);
     }
 }
 
@@ -76,6 +111,9 @@ pub struct Child {
     notify: NotifySocket,
     log: LogFile,
     usage: Usage,
+    caps: Option<ControlGroup>,
+    /// What its control group had ended for memory before it began.
+    kills: u64,
 }
 
 impl Child {
@@ -86,7 +124,11 @@ impl Child {
             Fault::unavailable(reason::DISK, format!("cannot start {} ({}): {e}", spec.name, spec.program.display()))
         };
         let notify = NotifySocket::bind(&spec.notify)?;
-        let child = tokio::process::Command::new(&spec.program)
+        let mut command = tokio::process::Command::new(&spec.program);
+        if let Some(group) = &spec.caps {
+            enter(command.as_std_mut(), group);
+        }
+        let child = command
             .args(&spec.args)
             .envs(spec.env.iter().map(|(name, value)| (name, value)))
             .env("NOTIFY_SOCKET", notify.path())
@@ -98,7 +140,9 @@ impl Child {
             .map_err(failed)?;
         // A child that was never polled still has its id.
         let pid = child.id().unwrap_or_default();
-        Ok(Self { name: spec.name.clone(), child, pid, notify, log: spec.log.clone(), usage: Usage::default() })
+        let (name, log, caps) = (spec.name.clone(), spec.log.clone(), spec.caps.clone());
+        let kills = caps.as_ref().map_or(0, ControlGroup::memory_kills);
+        Ok(Self { name, child, pid, notify, log, usage: Usage::default(), caps, kills })
     }
 
     /// Its process id, which is also its process group.
@@ -162,7 +206,13 @@ impl Child {
             signal: status.and_then(|s| s.signal()),
             usage: self.usage,
             evidence: self.log.tail(EVIDENCE_LINES),
+            out_of_memory: self.out_of_memory(),
         }
+    }
+
+    fn out_of_memory(&self) -> Option<u64> {
+        let group = self.caps.as_ref().filter(|group| group.memory_kills() > self.kills)?;
+        Some(group.peak_bytes().unwrap_or(0))
     }
 
     /// Sends a signal to the whole process group; does nothing when it has ended.
@@ -205,6 +255,7 @@ mod tests {
             env: vec![],
             log: LogFile::new(folder.join("test.log")),
             notify: folder.join("test.notify"),
+            caps: None,
         })
         .unwrap()
     }
@@ -240,6 +291,7 @@ mod tests {
             env: vec![],
             log: LogFile::new(folder.path().join("x.log")),
             notify: folder.path().join("x.notify"),
+            caps: None,
         };
         let fault = Child::spawn(&spec).unwrap_err();
         assert!(fault.message.contains("/no/such/program"), "{fault}");

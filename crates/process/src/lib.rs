@@ -3,11 +3,13 @@
 //! The node runs groups with it and a group's host runs engines with it, so that both say the same things about a
 //! process that ended: how, when, after how much memory, and its last log lines.
 
+mod caps;
 mod child;
 mod log;
 mod notify;
 mod usage;
 
+pub use caps::{Caps, ControlGroup, ControlGroups, Controller, Enforcement};
 pub use child::{Child, Exit, Spawn};
 pub use log::{LogFile, LogReader, tail};
 pub use notify::{Message, NotifySocket, notify};

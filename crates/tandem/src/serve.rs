@@ -12,7 +12,7 @@ use tandem_agent::{Clock, FleetView, Peers};
 use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig};
 use tandem_node::{End, Layout, Run, Runner};
-use tandem_process::notify;
+use tandem_process::{Enforcement, notify};
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, GroupId, reason};
 use tokio::signal::unix::{SignalKind, signal};
@@ -214,7 +214,8 @@ impl Runner for InProcess {
                 Ok(open) => open,
                 Err(fault) => return End { how: "could not be started".into(), evidence: vec![fault.message] },
             };
-            run.spawned(std::process::id()).await;
+            let enforcement = Enforcement::none("all groups are one process").to_string();
+            run.spawned(std::process::id(), enforcement).await;
             tokio::select! {
                 () = open.host.started() => {
                     run.ready().await;

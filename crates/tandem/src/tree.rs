@@ -42,6 +42,9 @@ pub(crate) fn tree(
         .flat_map(|(i, (group, health))| rows(group, health.as_ref(), plan, now, i + 1 == status.groups.len()))
         .collect();
     let mut out = head(status, healths, now);
+    for line in limits(status).iter().flat_map(|line| style::wrapped(line, width)) {
+        out += &format!("{}\n", style::dim(&line));
+    }
     let column = |of: fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0);
     let names = column(|row| row.branch.chars().count() + row.name.chars().count());
     let states = column(|row| row.state.as_str().len());
@@ -91,6 +94,22 @@ fn head(status: &NodeStatus, healths: &[Option<Value>], now: Timestamp) -> Strin
         style::mib(rss),
         style::dim(&format!("fleet {}, plan {hash}, process {}", status.fleet, status.pid)),
     )
+}
+
+/// What holds the groups to their limits: once where it is the same for all, else with the groups it is so for.
+fn limits(status: &NodeStatus) -> Vec<String> {
+    let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+    for group in status.groups.iter().filter(|group| group.pid.is_some()) {
+        let (kind, name) = (group.limits.enforcement.as_str(), group.group.group.as_str());
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, names)) => names.push(name),
+            None => kinds.push((kind, vec![name])),
+        }
+    }
+    match &kinds[..] {
+        [(kind, _)] => vec![format!("limits {kind}")],
+        several => several.iter().map(|(kind, names)| format!("limits of {}: {kind}", names.join(", "))).collect(),
+    }
 }
 
 /// The state of a group: its own word where it has one, because what the node heard may be half a minute old.
@@ -205,12 +224,12 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use serde_json::json;
-    use tandem_node::{ExitStatus, GroupSpec};
+    use tandem_node::{ExitStatus, GroupSpec, Limits};
 
     use super::*;
     use crate::fleet::Source;
 
-    fn shown(width: usize) -> String {
+    fn shown(width: usize, kept: &str) -> String {
         let source = Source { name: "fleet.toml".into(), text: tandem_fleet::MAINPC_PC2.into() };
         let plan = source.plan(None).unwrap();
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
@@ -230,11 +249,18 @@ mod tests {
         };
         let specs = GroupSpec::of_plan(&plan, &"mainpc".parse().unwrap());
         let spec = |name: &str| specs.iter().find(|spec| spec.id.group.as_str() == name).unwrap();
-        let ready = GroupStatus { rss_bytes: Some(11 << 20), ..group(spec("infra_core"), GroupState::Ready, "") };
+        let ready = GroupStatus {
+            rss_bytes: Some(11 << 20),
+            pid: Some(8),
+            limits: Limits { enforcement: kept.into(), ..spec("infra_core").limits.clone() },
+            ..group(spec("infra_core"), GroupState::Ready, "")
+        };
         let end =
             ExitStatus { how: "killed by SIGKILL".into(), at: start.into(), evidence: vec!["its last words".into()] };
         let broken = GroupStatus {
             restarts: 2,
+            pid: Some(9),
+            limits: Limits { enforcement: "cgroup v1: CPU, tasks".into(), ..spec("coordination").limits.clone() },
             last_exit: Some(end),
             ..group(spec("coordination"), GroupState::Degraded, "what the node heard half a minute ago")
         };
@@ -271,6 +297,7 @@ mod tests {
         let expected = "\
 mainpc  up 1 min, 2 of 2 groups serve, memory 20.0 MiB, engines 200.0 MiB
 fleet fleet.toml, plan 0123456789ab, process 7
+limits cgroup v1: CPU, tasks
 ├─ infra_core               ready       1 min   11.0 MiB  :8200
 │  ├─ ServiceRegistry       ready      900 ms
 │  └─ Later                 not built
@@ -283,7 +310,12 @@ fleet fleet.toml, plan 0123456789ab, process 7
 └─ vision_gpu               not built
    └─ FaceRecognitionAgent  not built
 ";
-        assert_eq!(shown(80), expected);
-        assert!(shown(200).contains("which takes a moment\n"), "{}", shown(200));
+        let both = "cgroup v1: CPU, tasks";
+        assert_eq!(shown(80, both), expected);
+        assert!(shown(200, both).contains("which takes a moment\n"), "{}", shown(200, both));
+        let differ = shown(200, "not enforced: no control groups");
+        let lines =
+            "limits of infra_core: not enforced: no control groups\nlimits of coordination: cgroup v1: CPU, tasks\n";
+        assert!(differ.contains(lines), "{differ}");
     }
 }

@@ -15,7 +15,7 @@ use tandem_node::{
     DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Node, NodeConfig, NodeHandle,
     NodeStatus, Processes, Runner, end_orphans, orphans,
 };
-use tandem_process::{NotifySocket, notify};
+use tandem_process::{ControlGroups, NotifySocket, notify};
 use tandem_types::{Fault, State, Timestamp, reason};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -96,7 +96,10 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
             tokio::spawn(home.upkeep());
             Arc::new(home)
         }
-        _ => Arc::new(Processes::new(layout.clone(), STOP_MARGIN, launch(&planned, layout)?)),
+        _ => {
+            let processes = Processes::new(layout.clone(), STOP_MARGIN, launch(&planned, layout)?);
+            Arc::new(processes.capped(ControlGroups::find()))
+        }
     };
     let config = NodeConfig {
         node: planned.node.clone(),
