@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How soon after a start memory is given back for the first time: what follows the start needs some once more.
 const FIRST: Duration = Duration::from_secs(5);
 /// Time between two returns.
-const EVERY: Duration = Duration::from_secs(30);
+const EVERY: Duration = Duration::from_secs(10);
 
 /// One heap for all threads, and big pieces outside of it. By default glibc gives every thread a heap of its own and
 /// never gives back what lies below a piece that is still in use. To be called before there are other threads; what
