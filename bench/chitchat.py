@@ -66,10 +66,11 @@ def main():
         for language, texts in TALK.items():
             for text in texts:
                 answer = turn(text)
-                fits = answer.get("language") == language
+                said = answer["provenance"].get("language")
+                fits = said == language
                 right.setdefault(language, []).append(fits)
                 if not fits:
-                    wrong.append({"asked": text, "language": answer.get("language"), "answer": answer["text"][:80]})
+                    wrong.append({"asked": text, "language": said, "answer": answer["text"][:80]})
         recalled = [recalls(name) for name in NAMES]
     every = [fits for each in right.values() for fits in each]
     share = lambda hits: round(sum(hits) / len(hits), 3)
