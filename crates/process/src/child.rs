@@ -50,7 +50,7 @@ pub struct Exit {
     pub usage: Usage,
     /// Its last log lines, oldest first.
     pub evidence: Vec<String>,
-    /// The memory of its control group, when that was used up.
+    /// Most memory of its control group, when it was killed after the kernel had ended something there for memory.
     pub out_of_memory: Option<u64>,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Exit {
             (None, None) => f.write_str("ended in an unknown way")?,
         }
         match self.out_of_memory {
-            Some(bytes) => write!(f, ", out of memory at {} MiB", bytes >> 20),
+            Some(bytes) => write!(f, ", its group out of memory at {} MiB", bytes >> 20),
             None => Ok(()),
         }
     }
@@ -201,12 +201,14 @@ impl Child {
     fn exit(&mut self, status: std::io::Result<ExitStatus>) -> Exit {
         use std::os::unix::process::ExitStatusExt as _;
         let status = status.ok();
+        let signal = status.and_then(|s| s.signal());
         Exit {
             code: status.and_then(|s| s.code()),
-            signal: status.and_then(|s| s.signal()),
+            signal,
             usage: self.usage,
             evidence: self.log.tail(EVIDENCE_LINES),
-            out_of_memory: self.out_of_memory(),
+            // The kernel ends with SIGKILL what it ends for memory.
+            out_of_memory: self.out_of_memory().filter(|_| signal == Some(Signal::SIGKILL as i32)),
         }
     }
 

@@ -1,4 +1,5 @@
-//! One child process: started with a readiness socket, watched, stopped by process group, its end explained.
+//! One child process: started with a readiness socket, held to its limits, watched, stopped by process group, its end
+//! explained.
 //!
 //! The node runs groups with it and a group's host runs engines with it, so that both say the same things about a
 //! process that ended: how, when, after how much memory, and its last log lines.
@@ -9,7 +10,7 @@ mod log;
 mod notify;
 mod usage;
 
-pub use caps::{Caps, ControlGroup, ControlGroups, Controller, Enforcement};
+pub use caps::{Caps, ControlGroup, ControlGroups, Enforcement};
 pub use child::{Child, Exit, Spawn};
 pub use log::{LogFile, LogReader, tail};
 pub use notify::{Message, NotifySocket, notify};

@@ -99,16 +99,20 @@ impl ControlGroups {
     pub fn make(&self, name: &str, caps: &Caps) -> Result<ControlGroup, String> {
         let (mut folders, mut parts) = (BTreeMap::new(), Vec::new());
         for (part, home) in &self.homes.0 {
+            let settings = self.version.settings(*part, caps);
             let made = home.clone().and_then(|home| {
                 let folder = home.join(name);
                 make(&folder).map(|()| folder)
             });
             let verdict = made.and_then(|folder| {
-                let outcome = put(&folder, &self.version.settings(*part, caps));
+                let outcome = put(&folder, &settings);
                 folders.insert(*part, folder);
                 outcome
             });
-            parts.push((*part, verdict));
+            // Where nothing is asked for, nothing can be said to be kept.
+            if verdict.is_err() || !settings.is_empty() {
+                parts.push((*part, verdict));
+            }
         }
         if folders.is_empty() {
             let why = parts.into_iter().find_map(|(_, verdict)| verdict.err());
@@ -166,7 +170,7 @@ fn hand_down(folder: &Path, home: &Path, parts: &[Controller], pid: u32) -> Resu
             _ => why,
         });
     if handed.is_err() {
-        // Back to where it was, so that nothing has changed.
+        // Back to where it was, as far as the kernel lets it.
         let _ = fs::write(folder.join(PROCESSES), pid.to_string());
         let _ = fs::remove_dir(&own);
         let _ = fs::remove_dir(home);

@@ -33,7 +33,7 @@ pub struct Caps {
 
 /// What a control group keeps watch over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Controller {
+enum Controller {
     /// Memory.
     Memory,
     /// Processor time.
@@ -43,8 +43,7 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+    const ALL: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
 
     /// Its name in the kernel.
     fn name(self) -> &'static str {
@@ -64,7 +63,7 @@ impl Controller {
     }
 }
 
-/// What holds a process to its caps, each part as it was seen to be.
+/// What holds a process to its caps, each part that has one as it was seen to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enforcement {
     version: Option<Version>,
@@ -75,11 +74,6 @@ impl Enforcement {
     /// Nothing does.
     pub fn none(why: &str) -> Self {
         Self { version: None, parts: Controller::ALL.map(|part| (part, Err(why.to_owned()))).into() }
-    }
-
-    /// Whether the kernel keeps this part.
-    pub fn keeps(&self, part: Controller) -> bool {
-        self.parts.iter().any(|(known, verdict)| *known == part && verdict.is_ok())
     }
 }
 
@@ -141,13 +135,13 @@ impl ControlGroup {
     }
 
     /// Most bytes its processes had together; none where the kernel does not count.
-    pub fn peak_bytes(&self) -> Option<u64> {
+    pub(crate) fn peak_bytes(&self) -> Option<u64> {
         let folder = self.folders.get(&Controller::Memory)?;
         fs::read_to_string(folder.join(self.version.peak())).ok()?.trim().parse().ok()
     }
 
     /// Processes in it that the kernel ended because its memory was used up.
-    pub fn memory_kills(&self) -> u64 {
+    pub(crate) fn memory_kills(&self) -> u64 {
         let Some(folder) = self.folders.get(&Controller::Memory) else { return 0 };
         let events = fs::read_to_string(folder.join(self.version.events())).unwrap_or_default();
         let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
