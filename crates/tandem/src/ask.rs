@@ -13,7 +13,6 @@ use tandem_contract::{Call, Client, FaultStream, fault_from_info, rpc};
 use tandem_types::{Fault, reason};
 
 use crate::cli::AskArgs;
-use crate::fleet::Source;
 use crate::place::Place;
 use crate::{INTERRUPTED, NO_NODE, Outcome, fleet, style};
 
@@ -23,18 +22,9 @@ const USER: &str = "owner";
 const DOOR: &str = "cli";
 
 pub(crate) async fn run(args: AskArgs, place: Place) -> Outcome {
-    let status = match place.control().status().await {
-        Ok(status) => status,
-        Err(fault) if fault.reason == reason::PEER_AWAY => {
-            anstream::eprintln!("{}: {}", style::bad("error"), fault.message);
-            return Ok(ExitCode::from(NO_NODE));
-        }
-        Err(fault) => return Err(fault),
-    };
+    let Some(running) = fleet::here(&place).await? else { return Ok(ExitCode::from(NO_NODE)) };
     let text = words(&args)?;
-    let source = Source::running(&place.layout.fleet(), &status.fleet)?;
-    let plan = source.plan(Some(&status.node))?;
-    let client = fleet::client(&plan, &status.node, rpc::coordinator::SUBMIT.path())?;
+    let client = fleet::client(&running.plan, &running.node, rpc::coordinator::SUBMIT.path())?;
     let request = SubmitRequest {
         idempotency_key: uuid::Uuid::new_v4().as_bytes().to_vec(),
         user_id: USER.into(),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use tandem_contract::pb::tandem::model::v1::{EvaluateRequest, Evaluation};
 use tandem_contract::{Call, rpc};
-use tandem_types::{Fault, reason};
+use tandem_types::Fault;
 
 use crate::place::Place;
 use crate::{FAILED, NO_NODE, Outcome, fleet, style};
@@ -16,15 +16,7 @@ const DOOR: &str = "cli";
 
 /// Evaluates one model after the other; one that cannot be evaluated does not keep the others from it.
 pub(crate) async fn run(names: &[String], suite: Option<&str>, as_json: bool, place: Place) -> Outcome {
-    let status = match place.control().status().await {
-        Ok(status) => status,
-        Err(fault) if fault.reason == reason::PEER_AWAY => {
-            anstream::eprintln!("{}: {}", style::bad("error"), fault.message);
-            return Ok(ExitCode::from(NO_NODE));
-        }
-        Err(fault) => return Err(fault),
-    };
-    let running = fleet::running(&place, &status)?;
+    let Some(running) = fleet::here(&place).await? else { return Ok(ExitCode::from(NO_NODE)) };
     let client = fleet::client(&running.plan, &running.node, rpc::models::EVALUATE.path())?;
     let (mut failed, mut found) = (false, Vec::new());
     for name in names {

@@ -105,6 +105,18 @@ pub(crate) fn client(plan: &Plan, node: &NodeName, path: &str) -> Result<Client,
     Ok(Client::new(Channel::network(), uri))
 }
 
+/// The plan of the node that runs here; none, after it was said, where none does.
+pub(crate) async fn here(place: &Place) -> Result<Option<Planned>, Fault> {
+    match place.control().status().await {
+        Ok(status) => running(place, &status).map(Some),
+        Err(fault) if fault.reason == reason::PEER_AWAY => {
+            style::complain(&style::bad("error"), &fault.message);
+            Ok(None)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
 /// The plan that a running node follows.
 pub(crate) fn running(place: &Place, status: &NodeStatus) -> Result<Planned, Fault> {
     let source = Source::running(&place.layout.fleet(), &status.fleet)?;
