@@ -86,7 +86,7 @@ impl Suite {
             .map_err(|known| fields.wrong("suite", format!("`{name}` is not there; there are {known}")))
             .ok();
         let (key, suite) = fields.all(key.zip(suite))?;
-        let id: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = key.to_string();
         if let Some(known) = self.books.evaluation(&id).await? {
             if (known.model.as_str(), known.suite.as_str()) != (request.model.as_str(), name) {
                 let message = format!("this key was used to evaluate {} with {}", known.model, known.suite);
