@@ -152,6 +152,30 @@ pub mod reason {
     pub const BUG: &str = "bug";
     /// Reading or writing a disk failed.
     pub const DISK: &str = "disk";
+    /// This machine belongs to no fleet.
+    pub const NO_TRUST: &str = "no_trust";
+    /// This machine belongs to a fleet already.
+    pub const TRUST_EXISTS: &str = "trust_exists";
+    /// An invitation is cut off, mistyped or of another version.
+    pub const BAD_INVITATION: &str = "bad_invitation";
+    /// No such invitation was made here, or a newer one has replaced it.
+    pub const INVITATION_UNKNOWN: &str = "invitation_unknown";
+    /// The time of an invitation is over.
+    pub const INVITATION_EXPIRED: &str = "invitation_expired";
+    /// Another machine has used the invitation.
+    pub const INVITATION_USED: &str = "invitation_used";
+    /// The invitation is for a node of another name.
+    pub const INVITATION_OTHER_NODE: &str = "invitation_other_node";
+    /// No member of the fleet has this name or key.
+    pub const NOT_A_MEMBER: &str = "not_a_member";
+    /// The node was a member of the fleet and has been revoked.
+    pub const REVOKED: &str = "revoked";
+    /// A certificate or list is not signed by the CA of this fleet.
+    pub const FOREIGN_CA: &str = "foreign_ca";
+    /// A list of revoked certificates is older than the one that is here.
+    pub const OLD_LIST: &str = "old_list";
+    /// Others than its owner can read a file with a secret.
+    pub const EXPOSED: &str = "exposed";
 }
 
 /// One field that is wrong.
