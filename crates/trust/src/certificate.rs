@@ -45,10 +45,18 @@ impl Certificate {
 /// `unauthenticated` when there are none, or the first is not a node's.
 pub fn peer_node(certs: &[CertificateDer<'_>]) -> Result<NodeName, Fault> {
     let first = certs.first().ok_or_else(|| {
-        Fault::new(Code::Unauthenticated, reason::NO_IDENTITY, "the other side of the connection has shown no certificate")
+        Fault::new(
+            Code::Unauthenticated,
+            reason::NO_IDENTITY,
+            "the other side of the connection has shown no certificate",
+        )
     })?;
     let node = Certificate::read(first).and_then(|read| read.who).map(|(node, _)| node);
     node.ok_or_else(|| {
-        Fault::new(Code::Unauthenticated, reason::NO_IDENTITY, "the certificate of the other side is not that of a node")
+        Fault::new(
+            Code::Unauthenticated,
+            reason::NO_IDENTITY,
+            "the certificate of the other side is not that of a node",
+        )
     })
 }

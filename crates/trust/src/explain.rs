@@ -35,6 +35,11 @@ fn certificate(why: &CertificateError, now: SystemTime) -> String {
              under the same name"
                 .to_owned()
         }
+        CertificateError::BadSignature => {
+            "the certificate of the other side is not signed by this fleet's CA, whatever it calls itself, or the other side does \
+             not have its key"
+                .to_owned()
+        }
         CertificateError::Revoked => {
             "the certificate of the other side was revoked: to come back it needs a new invitation".to_owned()
         }
@@ -61,13 +66,13 @@ fn certificate(why: &CertificateError, now: SystemTime) -> String {
             format!("{} answers where {expected} was to answer: look at the addresses in the fleet file", presented.join(", "))
         }
         CertificateError::Other(other) => match other.0.downcast_ref::<Stranger>() {
-            Some(Stranger::OtherFleet { node, fleet }) => {
+            Some(Stranger::Fleet { node, fleet }) => {
                 format!("the other side says it is {node} of another fleet ({fleet}): a machine belongs to one fleet")
             }
-            Some(Stranger::OtherCa) => {
+            Some(Stranger::Ca) => {
                 "whoever answers there is not the founder that made the invitation: its CA is another one".to_owned()
             }
-            Some(Stranger::OtherKey) => "it is for a key that is not this machine's".to_owned(),
+            Some(Stranger::Key) => "it is for a key that is not this machine's".to_owned(),
             None => format!("the certificate of the other side is refused: {other}"),
         },
         other => format!("the certificate of the other side is refused: {other}"),
@@ -76,7 +81,7 @@ fn certificate(why: &CertificateError, now: SystemTime) -> String {
 
 fn alerted(alert: AlertDescription) -> String {
     match alert {
-        AlertDescription::UnknownCA => {
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
             "the other side does not know the CA of this machine's certificate: it is of another fleet".to_owned()
         }
         AlertDescription::CertificateUnknown => {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tandem_types::{Code, Fault, reason};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, check_addresses};
 use crate::pki::{self, Crl};
 
 /// What the fleet is. Written last: without it nothing else counts.
@@ -82,6 +82,19 @@ impl Folder {
     pub fn crl(&self) -> Result<Crl, Fault> {
         let list = CertificateRevocationListDer::from_pem_slice(self.need(CRL)?.as_bytes());
         list.ok().and_then(|der| Crl::read(der.to_vec())).ok_or_else(|| self.damaged(CRL))
+    }
+
+    /// Notes where the founder's link listens. True when that is new.
+    pub(crate) fn set_addresses(&self, addresses: &[String]) -> Result<bool, Fault> {
+        check_addresses(addresses)?;
+        let _lock = self.lock()?;
+        let mut fleet = self.need_fleet()?;
+        if fleet.addresses == addresses {
+            return Ok(false);
+        }
+        fleet.addresses = addresses.to_vec();
+        self.write(&[(FLEET, json(&fleet)?)])?;
+        Ok(true)
     }
 
     /// The certificate of the fleet's CA.

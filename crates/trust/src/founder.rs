@@ -9,7 +9,7 @@ use crate::files::{CA, CA_KEY, CRL, FLEET, Folder, LEDGER, NODE, NODE_KEY, certi
 use crate::fleet::{Fingerprint, Fleet, FleetId, check_addresses, check_fleet_name, check_node_name, hex, unhex};
 use crate::invitation::{Invitation, Secret};
 use crate::joining::{Admission, JoinRequest};
-use crate::ledger::{Invited, Issued, Ledger, Record, Used, Verdict};
+use crate::ledger::{Invited, Issued, Ledger, Record, Used, Verdict, check_lifetime};
 use crate::member::due;
 use crate::pki::{self, Ca, Crl, Requested};
 
@@ -91,13 +91,13 @@ impl Founder {
     /// The founder that lives in this folder.
     ///
     /// # Errors
-    /// `failed_precondition`: `no_trust` where the machine belongs to no fleet, `not_allowed` where it did not found its fleet,
+    /// `failed_precondition`: `no_trust` where the machine belongs to no fleet, `not_founder` where it did not found its fleet,
     /// `exposed` where others can read the CA's key.
     pub fn open(folder: &Folder) -> Result<Self, Fault> {
         let fleet = folder.need_fleet()?;
         if !fleet.is_founder() {
             let message = format!("{} founded the fleet {}: run the command there", fleet.founder, fleet.name);
-            return Err(Fault::new(Code::FailedPrecondition, reason::NOT_ALLOWED, message));
+            return Err(Fault::new(Code::FailedPrecondition, reason::NOT_FOUNDER, message));
         }
         let key = pki::read_key(&folder.secret(CA_KEY)?).ok_or_else(|| folder.damaged(CA_KEY))?;
         Ok(Self { folder: folder.clone(), ca: Ca::new(folder.ca()?, key)? })
@@ -116,15 +116,7 @@ impl Founder {
     /// # Errors
     /// `invalid_argument` for what is no address; a disk that fails.
     pub fn set_addresses(&self, addresses: &[String]) -> Result<bool, Fault> {
-        check_addresses(addresses)?;
-        let _lock = self.folder.lock()?;
-        let mut fleet = self.fleet()?;
-        if fleet.addresses == addresses {
-            return Ok(false);
-        }
-        fleet.addresses = addresses.to_vec();
-        self.folder.write(&[(FLEET, json(&fleet)?)])?;
-        Ok(true)
+        self.folder.set_addresses(addresses)
     }
 
     /// Invites a node for `lifetime`, to reach the founder at `addresses`, or at those its link has said where there are none. A
@@ -140,11 +132,13 @@ impl Founder {
         now: SystemTime,
     ) -> Result<Invitation, Fault> {
         check_node_name(node)?;
+        check_lifetime(lifetime)?;
         check_addresses(addresses)?;
         let (_lock, fleet, mut ledger) = self.begin(now)?;
         let addresses = if addresses.is_empty() { &fleet.addresses } else { addresses };
         if addresses.is_empty() {
-            let problem = "are not known: the node that founded the fleet has not run yet, so say where it can be reached";
+            let problem =
+                "are not known: the node that founded the fleet has not run yet, so say where it can be reached";
             return Err(Fault::invalid_field("addresses", problem));
         }
         let secret = Secret::new(pki::random()?);
@@ -186,8 +180,7 @@ impl Founder {
             Verdict::Admit(place) => {
                 // The name is the invitation's, whatever the request asks for.
                 let node = ledger.invitations[place].node.clone();
-                let (issued, certificate) =
-                    give(|serial| self.ca.grant(&requested, (&node, &fleet.id), serial, now))?;
+                let (issued, certificate) = give(|serial| self.ca.grant(&requested, (&node, &fleet.id), serial, now))?;
                 let used = Used { at: now.into(), key, certificate: pki::to_pem("CERTIFICATE", &certificate) };
                 ledger.admit(place, used, issued);
                 self.folder.write(&[(LEDGER, json(&ledger)?)])?;
@@ -200,11 +193,12 @@ impl Founder {
     /// A new certificate for a member, known by the key that has signed the request; also when its old one has expired.
     ///
     /// # Errors
-    /// `permission_denied`, `not_a_member` or `revoked`; `invalid_argument` for a bad request; a disk that fails.
+    /// `permission_denied`, `not_a_member` or `revoked`; `resource_exhausted` for a member that asks again and again;
+    /// `invalid_argument` for a bad request; a disk that fails.
     pub fn renew(&self, csr: &[u8], now: SystemTime) -> Result<Admission, Fault> {
         let requested = Requested::read(csr)?;
         let (_lock, fleet, mut ledger) = self.begin(now)?;
-        let place = ledger.renewal(requested.fingerprint())?;
+        let place = ledger.renewal(requested.fingerprint(), now.into())?;
         let node = ledger.members[place].node.clone();
         let (issued, certificate) = give(|serial| self.ca.grant(&requested, (&node, &fleet.id), serial, now))?;
         ledger.renewed(place, issued);
@@ -222,13 +216,10 @@ impl Founder {
         }
         let key = pki::read_key(&self.folder.secret(NODE_KEY)?).ok_or_else(|| self.folder.damaged(NODE_KEY))?;
         let (_lock, fleet, mut ledger) = self.begin(now)?;
-        let place = ledger.renewal(pki::key_fingerprint(&key))?;
+        let place = ledger.renewal(pki::key_fingerprint(&key), now.into())?;
         let (issued, certificate) = give(|serial| self.ca.issue(&key, (&fleet.node, &fleet.id), serial, now))?;
         ledger.renewed(place, issued);
-        self.folder.write(&[
-            (LEDGER, json(&ledger)?),
-            (NODE, certificates(&[&certificate, self.ca.certificate()])),
-        ])?;
+        self.folder.write(&[(LEDGER, json(&ledger)?), (NODE, certificates(&[&certificate, self.ca.certificate()]))])?;
         Ok(true)
     }
 
@@ -289,8 +280,7 @@ impl Founder {
     }
 
     fn publish(&self, ledger: &Ledger, now: SystemTime) -> Result<Crl, Fault> {
-        let revoked: Option<Vec<_>> =
-            ledger.revoked().map(|(serial, at)| Some((unhex(serial)?, system(at)))).collect();
+        let revoked: Option<Vec<_>> = ledger.revoked().map(|(serial, at)| Some((unhex(serial)?, system(at)))).collect();
         let revoked = revoked.ok_or_else(|| self.folder.damaged(LEDGER))?;
         let crl = self.ca.crl(ledger.crl_number, revoked, now)?;
         self.folder.write(&[(CRL, crl.to_pem())])?;
@@ -310,9 +300,7 @@ impl Founder {
 }
 
 /// A certificate under a new serial number, and what the ledger says of it.
-fn give<C>(
-    sign: impl FnOnce([u8; 16]) -> Result<(C, SystemTime), Fault>,
-) -> Result<(Issued, C), Fault> {
+fn give<C>(sign: impl FnOnce([u8; 16]) -> Result<(C, SystemTime), Fault>) -> Result<(Issued, C), Fault> {
     let serial = pki::new_serial()?;
     let (certificate, ends) = sign(serial)?;
     Ok((Issued { serial: hex(&serial), ends: ends.into() }, certificate))
@@ -327,7 +315,9 @@ pub(crate) fn need_none(folder: &Folder) -> Result<(), Fault> {
     let Some(fleet) = folder.fleet()? else { return Ok(()) };
     let (path, Fleet { name, node, founder, .. }) = (folder.path().display(), &fleet);
     let leave = if fleet.is_founder() {
-        format!("it was founded here, and its CA's key is in {path}: only if no machine needs it any more, remove that folder")
+        format!(
+            "it was founded here, and its CA's key is in {path}: only if no machine needs it any more, remove that folder"
+        )
     } else {
         format!("to leave it, `tandem revoke {node}` on {founder}, then remove {path} here")
     };

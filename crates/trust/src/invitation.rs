@@ -128,8 +128,10 @@ impl Invitation {
         let text: String = text.split_whitespace().collect();
         let said = said(&text)?;
         let invitation = Self::from_wire(&said).ok_or_else(|| {
-            bad("the invitation is whole, but says something this version does not understand: run the same version of \
-                 Tandem on both machines")
+            bad(
+                "the invitation is whole, but says something this version does not understand: run the same version of \
+                 Tandem on both machines",
+            )
         })?;
         let (now, ends) = (Timestamp::from(now), Timestamp::from(invitation.ends_at));
         if now >= ends {

@@ -48,7 +48,10 @@ pub struct Joining {
 
 impl fmt::Debug for Joining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Joining").field("folder", &self.folder).field("invitation", &self.invitation).finish_non_exhaustive()
+        f.debug_struct("Joining")
+            .field("folder", &self.folder)
+            .field("invitation", &self.invitation)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,10 +8,13 @@ use tandem_types::{Code, Fault, NodeName, Timestamp, reason};
 
 use crate::explain::span;
 use crate::fleet::Fingerprint;
-use crate::{INVITATION_MOST, LIFE};
+use crate::{INVITATION_MOST, LIFE, RENEW_AFTER};
 
 /// How long what has ended is remembered: for saying why it is refused, and for machines whose clock is late.
 const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
+
+/// How many certificates of one member may be alive. A member needs seven; the others are for answers that were lost.
+const LIVE_MOST: usize = 64;
 
 /// Everything that the founder knows of others, as it stands in `members.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +82,15 @@ fn refused(code: Code, reason: &str, message: String) -> Fault {
     Fault::new(code, reason, message)
 }
 
+/// How long an invitation may hold: seconds at least, as its text counts them.
+pub(crate) fn check_lifetime(lifetime: Duration) -> Result<(), Fault> {
+    if lifetime < Duration::from_secs(1) || lifetime > INVITATION_MOST {
+        let most = span(INVITATION_MOST);
+        return Err(Fault::invalid_field("lifetime", format!("must be at least a second and at most {most}")));
+    }
+    Ok(())
+}
+
 impl Ledger {
     /// The member of this name that is not revoked.
     pub(crate) fn member(&self, node: &NodeName) -> Option<&Record> {
@@ -92,17 +104,14 @@ impl Ledger {
             let message = format!("{node} is this machine: invite the other one by its own name in the fleet file");
             return Err(Fault::invalid_field("node", message));
         }
-        let life = invited.ends_at.since(invited.made_at);
-        if life.is_zero() || life > INVITATION_MOST {
-            let most = span(INVITATION_MOST);
-            return Err(Fault::invalid_field("lifetime", format!("must be more than nothing and at most {most}")));
-        }
         if let Some(record) = self.member(node) {
             let since = span(invited.made_at.since(record.joined_at));
             return Err(refused(
                 Code::Conflict,
                 reason::TRUST_EXISTS,
-                format!("{node} has been a member for {since}: if it was set up anew, `tandem revoke {node}` comes first"),
+                format!(
+                    "{node} has been a member for {since}: if it was set up anew, `tandem revoke {node}` comes first"
+                ),
             ));
         }
         self.invitations.retain(|open| open.node != *node || open.used.is_some());
@@ -118,9 +127,9 @@ impl Ledger {
         key: Fingerprint,
         now: Timestamp,
     ) -> Result<Verdict, Fault> {
-        // All are compared, each in the same time, so that an answer says nothing about how near a guess was.
+        // Each is compared in the same time, so that an answer says nothing about how near a guess was.
         let same = |invited: &Invited| bool::from(invited.secret.as_bytes().ct_eq(secret.as_bytes()));
-        let found = self.invitations.iter().enumerate().filter(|(_, invited)| same(invited)).last();
+        let found = self.invitations.iter().enumerate().rfind(|(_, invited)| same(invited));
         let Some((place, invited)) = found else {
             let message = "the founder knows no such invitation: a newer one may have replaced it, or the node was revoked. \
                            Make one with `tandem invite`";
@@ -142,7 +151,9 @@ impl Ledger {
             }
             _ if expired => {
                 let ago = span(now.since(invited.ends_at));
-                let message = format!("the invitation expired {ago} ago by the founder's clock: `tandem invite {node}` makes a new one");
+                let message = format!(
+                    "the invitation expired {ago} ago by the founder's clock: `tandem invite {node}` makes a new one"
+                );
                 Err(refused(Code::PermissionDenied, reason::INVITATION_EXPIRED, message))
             }
             Some(_) if self.member(node).is_none_or(|record| record.key != key) => {
@@ -151,7 +162,8 @@ impl Ledger {
             Some(_) => Ok(Verdict::Again(place)),
             // A key that was shut out does not come back by an invitation meant for its successor.
             None if self.members.iter().any(|record| record.key == key) => {
-                let message = format!("the key of {node} was a member's before: join with a new one, from an empty folder");
+                let message =
+                    format!("the key of {node} was a member's before: join with a new one, from an empty folder");
                 Err(refused(Code::PermissionDenied, reason::REVOKED, message))
             }
             None => Ok(Verdict::Admit(place)),
@@ -173,17 +185,22 @@ impl Ledger {
     }
 
     /// The place of the member that has this key, if it may have a new certificate.
-    pub(crate) fn renewal(&self, key: Fingerprint) -> Result<usize, Fault> {
-        let found = self.members.iter().position(|record| record.key == key).ok_or_else(|| {
+    pub(crate) fn renewal(&self, key: Fingerprint, now: Timestamp) -> Result<usize, Fault> {
+        let found = self.members.iter().enumerate().find(|(_, record)| record.key == key);
+        let Some((place, record)) = found else {
             let message = "no member of the fleet has this key: join with an invitation from `tandem invite`";
-            refused(Code::PermissionDenied, reason::NOT_A_MEMBER, message.into())
-        })?;
-        match &self.members[found] {
-            record if record.revoked_at.is_some() => {
-                Err(refused(Code::PermissionDenied, reason::REVOKED, revoked(&record.node)))
-            }
-            _ => Ok(found),
+            return Err(refused(Code::PermissionDenied, reason::NOT_A_MEMBER, message.into()));
+        };
+        if record.revoked_at.is_some() {
+            return Err(refused(Code::PermissionDenied, reason::REVOKED, revoked(&record.node)));
         }
+        let live = record.certificates.iter().filter(|issued| issued.ends > now);
+        if live.count() >= LIVE_MOST {
+            let message = format!("{} has asked for {LIVE_MOST} certificates within their life", record.node);
+            let fault = refused(Code::ResourceExhausted, reason::TOO_MANY_ATTEMPTS, message);
+            return Err(fault.retry_after(RENEW_AFTER));
+        }
+        Ok(place)
     }
 
     /// Notes a certificate that was made for the member at `place`.
@@ -196,7 +213,8 @@ impl Ledger {
     /// Ends a node's membership and its open invitation.
     pub(crate) fn revoke(&mut self, own: &NodeName, node: &NodeName, now: Timestamp) -> Result<(), Fault> {
         if node == own {
-            let message = format!("{node} founded the fleet and holds its CA: it cannot be revoked, only left by everyone");
+            let message =
+                format!("{node} founded the fleet and holds its CA: it cannot be revoked, only left by everyone");
             return Err(Fault::invalid_field("node", message));
         }
         let open = self.invitations.len();
@@ -221,9 +239,10 @@ impl Ledger {
 
     /// Serial numbers that are revoked and when, for the list.
     pub(crate) fn revoked(&self) -> impl Iterator<Item = (&str, Timestamp)> {
-        self.members.iter().filter_map(|record| Some((record, record.revoked_at?))).flat_map(|(record, at)| {
-            record.certificates.iter().map(move |issued| (issued.serial.as_str(), at))
-        })
+        self.members
+            .iter()
+            .filter_map(|record| Some((record, record.revoked_at?)))
+            .flat_map(|(record, at)| record.certificates.iter().map(move |issued| (issued.serial.as_str(), at)))
     }
 
     /// Drops what ended so long ago that nobody asks for it. A member stays, however long it has been away.

@@ -35,6 +35,16 @@ impl Member {
         &self.fleet
     }
 
+    /// Notes where the founder's link listens now, `host:port` each. True when that is new.
+    ///
+    /// # Errors
+    /// `invalid_argument` for what is no address; a disk that fails.
+    pub fn set_addresses(&mut self, addresses: &[String]) -> Result<bool, Fault> {
+        let new = self.folder.set_addresses(addresses)?;
+        self.fleet.addresses = addresses.to_vec();
+        Ok(new)
+    }
+
     /// When the node's certificate ends.
     ///
     /// # Errors
@@ -98,7 +108,10 @@ impl Member {
             return Err(Fault::new(
                 Code::Conflict,
                 reason::OLD_LIST,
-                format!("the list of revoked certificates that came is number {}, older than number {here} here", list.number),
+                format!(
+                    "the list of revoked certificates that came is number {}, older than number {here} here",
+                    list.number
+                ),
             ));
         }
         Ok((list.number > here).then_some(list))

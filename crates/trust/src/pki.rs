@@ -114,7 +114,8 @@ impl Ca {
 
     /// The CA of a certificate and its key, which must belong together.
     pub(crate) fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, Fault> {
-        let apart = || Fault::new(Code::Internal, reason::DISK, "the CA's certificate and its key do not belong together");
+        let apart =
+            || Fault::new(Code::Internal, reason::DISK, "the CA's certificate and its key do not belong together");
         let (_, read) = X509Certificate::from_der(&certificate).map_err(|_| apart())?;
         if Fingerprint::of(read.public_key().raw) != key_fingerprint(&key) {
             return Err(apart());
@@ -138,7 +139,7 @@ impl Ca {
     ) -> Result<(CertificateDer<'static>, SystemTime), Fault> {
         if now >= self.ends {
             let message = "the fleet's CA has expired: found the fleet anew with `tandem init` on an empty folder";
-            return Err(Fault::new(Code::FailedPrecondition, reason::FOREIGN_CA, message));
+            return Err(Fault::new(Code::FailedPrecondition, reason::NO_TRUST, message));
         }
         let ends = (now + LIFE).min(self.ends);
         let name = dns_name(node, fleet).try_into().map_err(|e| made(&e))?;

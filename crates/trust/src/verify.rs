@@ -24,7 +24,7 @@ use crate::fleet::{Fingerprint, FleetId, dns_name};
 pub(crate) enum Stranger {
     /// It calls itself a node of another fleet.
     #[error("a certificate of another fleet")]
-    OtherFleet {
+    Fleet {
         /// Whom it calls itself.
         node: NodeName,
         /// The fleet it names.
@@ -32,10 +32,10 @@ pub(crate) enum Stranger {
     },
     /// The CA that an invitation names is not in the chain.
     #[error("a certificate that does not come from the CA of the invitation")]
-    OtherCa,
+    Ca,
     /// It is for another key.
     #[error("a certificate for another key")]
-    OtherKey,
+    Key,
 }
 
 impl From<Stranger> for Error {
@@ -73,7 +73,7 @@ pub(crate) fn check_node(
     verifier.map_err(|e| unusable(&e))?.verify_server_cert(leaf, &[], &name, &[], unix(now))?;
     match Certificate::read(leaf) {
         Some(read) if read.key == key => Ok(()),
-        _ => Err(Stranger::OtherKey.into()),
+        _ => Err(Stranger::Key.into()),
     }
 }
 
@@ -118,7 +118,7 @@ impl Peers {
             return error;
         }
         match Certificate::read(leaf).and_then(|read| read.who) {
-            Some((node, fleet)) if fleet != self.fleet => Stranger::OtherFleet { node, fleet }.into(),
+            Some((node, fleet)) if fleet != self.fleet => Stranger::Fleet { node, fleet }.into(),
             _ => error,
         }
     }
@@ -229,7 +229,7 @@ impl ServerCertVerifier for FounderOnly {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let ca = intermediates.iter().find(|der| Fingerprint::of(der) == self.ca).ok_or(Stranger::OtherCa)?;
+        let ca = intermediates.iter().find(|der| Fingerprint::of(der) == self.ca).ok_or(Stranger::Ca)?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?, self.provider.clone()).build();
         verifier.map_err(|e| unusable(&e))?.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
     }

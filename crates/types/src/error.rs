@@ -166,6 +166,8 @@ pub mod reason {
     pub const INVITATION_USED: &str = "invitation_used";
     /// The invitation is for a node of another name.
     pub const INVITATION_OTHER_NODE: &str = "invitation_other_node";
+    /// Only the machine that founded the fleet can do this.
+    pub const NOT_FOUNDER: &str = "not_founder";
     /// No member of the fleet has this name or key.
     pub const NOT_A_MEMBER: &str = "not_a_member";
     /// The node was a member of the fleet and has been revoked.

@@ -90,7 +90,8 @@ fn nothing_that_is_printed_holds_a_secret() {
     // What the founder keeps of an invitation does not open it.
     let kept = fs::read_to_string(main.file("members.json")).unwrap();
     assert!(!kept.contains(&crate::fleet::hex(secret)), "{kept}");
-    let wrong = founder.admit(&crate::JoinRequest { secret: crate::Secret::new([3; 32]), ..request }, start()).unwrap_err();
+    let wrong =
+        founder.admit(&crate::JoinRequest { secret: crate::Secret::new([3; 32]), ..request }, start()).unwrap_err();
     assert!(!wrong.message.contains(&crate::fleet::hex(&[3; 32])), "{wrong}");
 }
 

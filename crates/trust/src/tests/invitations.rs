@@ -1,11 +1,12 @@
 //! The line of text.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tandem_types::reason;
 
-use super::{HOUR, invite, founded, node, start};
+use super::{HOUR, founded, invite, node, start};
 use crate::Invitation;
 
 #[test]
@@ -66,7 +67,10 @@ fn an_invitation_ends() {
     assert!(Invitation::read(&line, start() + Duration::from_secs(15 * 60 - 1)).is_ok());
     let fault = Invitation::read(&line, start() + 3 * HOUR).unwrap_err();
     assert_eq!(fault.reason, reason::INVITATION_EXPIRED);
-    assert!(fault.message.contains("expired 2 h ago") && fault.message.contains("`tandem invite pc2` on mainpc"), "{fault}");
+    assert!(
+        fault.message.contains("expired 2 h ago") && fault.message.contains("`tandem invite pc2` on mainpc"),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -78,6 +82,11 @@ fn a_line_that_is_whole_and_says_something_else_is_of_another_version() {
     assert!(fault.message.contains("is whole") && fault.message.contains("same version"), "{fault}");
 }
 
+static LINE: LazyLock<String> = LazyLock::new(|| {
+    let (_machine, founder) = founded(start());
+    invite(&founder, "pc2", start()).text()
+});
+
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in any::<String>(), body in "[A-Za-z0-9_-]{0,400}") {
@@ -88,14 +97,13 @@ proptest! {
 
     #[test]
     fn no_single_change_goes_unnoticed(at in 0_usize..400, with in "[A-Za-z0-9_.-]") {
-        let (_machine, founder) = founded(start());
-        let line = invite(&founder, "pc2", start()).text();
+        let line = &*LINE;
         let at = at % line.len();
         prop_assume!(line[at..=at] != with);
         let mut changed = line.clone();
         changed.replace_range(at..=at, &with);
         // The last character of base64 may carry bits that mean nothing.
-        let same = Invitation::read(&changed, start()).ok() == Invitation::read(&line, start()).ok();
+        let same = Invitation::read(&changed, start()).ok() == Invitation::read(line, start()).ok();
         prop_assert!(!same || at + 1 == line.len(), "{at}");
     }
 }

@@ -18,12 +18,17 @@ fn renew(founder: &Founder, member: &Member, now: std::time::SystemTime) -> Resu
 #[test]
 fn a_fleet_lives() {
     let (main, founder) = founded(start());
-    let (pc2, member) = joined(&founder, "pc2", start());
+    let (pc2, mut member) = joined(&founder, "pc2", start());
     assert_eq!((member.fleet().name.as_str(), &member.fleet().founder), ("home", &node("mainpc")));
     assert_eq!(member.fleet().addresses, [AT]);
     assert_eq!(member.fleet().id, founder.fleet().unwrap().id);
     assert_eq!(member.certificate_ends().unwrap(), start() + 7 * DAY);
     assert!(!pc2.file("joining.json").exists(), "the key is in its place");
+
+    // The founder moves.
+    let moved = ["192.168.1.5:8190".to_owned()];
+    assert!(member.set_addresses(&moved).unwrap() && !member.set_addresses(&moved).unwrap());
+    assert_eq!(Member::open(&pc2.folder).unwrap().fleet().addresses, moved);
 
     // The first day nothing is due; then each day.
     assert_eq!(member.renewal(start() + DAY - HOUR).unwrap(), None);
@@ -73,11 +78,15 @@ fn one_machine_belongs_to_one_fleet() {
     assert_eq!(fault.reason, reason::TRUST_EXISTS);
     assert!(fault.message.contains("founded here") && fault.message.contains("CA's key"), "{fault}");
     let fault = Founder::init(&pc2.folder, "other", &node("pc2"), start()).unwrap_err();
-    assert!(fault.message.contains("pc2 of the fleet home") && fault.message.contains("`tandem revoke pc2` on mainpc"), "{fault}");
+    assert!(
+        fault.message.contains("pc2 of the fleet home") && fault.message.contains("`tandem revoke pc2` on mainpc"),
+        "{fault}"
+    );
     let (_other, stranger) = founded(start());
     let fault = Joining::new(&pc2.folder, invite(&stranger, "pc2", start()), start()).unwrap_err();
     assert_eq!(fault.reason, reason::TRUST_EXISTS);
     let fault = Founder::open(&pc2.folder).unwrap_err();
+    assert_eq!(fault.reason, reason::NOT_FOUNDER);
     assert!(fault.message.contains("mainpc founded the fleet home"), "{fault}");
     let fault = Founder::open(&Machine::new().folder).unwrap_err();
     assert_eq!(fault.reason, reason::NO_TRUST);
@@ -92,6 +101,7 @@ fn bad_invitations_are_not_made() {
         ("mainpc", INVITATION, &at[..], "is this machine"),
         ("pc2", INVITATION, &at[..], "`tandem revoke pc2` comes first"),
         ("pc3", Duration::ZERO, &at[..], "at most 24 h"),
+        ("pc3", Duration::MAX, &at[..], "at most 24 h"),
         ("pc3", 25 * HOUR, &at[..], "at most 24 h"),
         ("pc-", INVITATION, &at[..], "ends in `-`"),
         ("pc3", INVITATION, &["nowhere".to_owned()][..], "is not HOST:PORT"),
@@ -262,6 +272,18 @@ fn a_renewal_needs_the_key_of_a_member() {
     assert_eq!(certificate(&pc2), before);
     member.renewed(&good.chain, &good.crl, later).unwrap();
     assert_ne!(certificate(&pc2), before);
+}
+
+#[test]
+fn a_member_that_asks_without_end_is_put_off() {
+    let (_main, founder) = founded(start());
+    let (_pc2, member) = joined(&founder, "pc2", start());
+    let later = start() + DAY;
+    let asked = (0..100).map_while(|_| renew(&founder, &member, later).ok()).count();
+    assert_eq!(asked, 63, "and one from the join");
+    let fault = renew(&founder, &member, later).unwrap_err();
+    assert_eq!((fault.reason.as_str(), fault.retry_after), (reason::TOO_MANY_ATTEMPTS, Some(DAY)));
+    assert!(renew(&founder, &member, later + 7 * DAY).is_ok());
 }
 
 #[test]

@@ -28,8 +28,8 @@ pub(super) fn node(name: &str) -> NodeName {
 
 /// A machine's folder of trust, with nothing in it.
 pub(super) struct Machine {
-    /// Dropped with the machine.
-    pub(super) root: TempDir,
+    /// Removed with the machine.
+    _root: TempDir,
     pub(super) folder: Folder,
 }
 
@@ -37,7 +37,7 @@ impl Machine {
     pub(super) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(root.path().join("trust")).unwrap();
-        Self { root, folder }
+        Self { _root: root, folder }
     }
 
     pub(super) fn file(&self, name: &str) -> std::path::PathBuf {
