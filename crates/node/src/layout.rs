@@ -86,6 +86,11 @@ impl Layout {
         self.logs().join("node.log")
     }
 
+    /// Folder of who belongs to the fleet: keys, certificates, members. It is made when there is something to put in.
+    pub fn trust(&self) -> PathBuf {
+        self.data.join("trust")
+    }
+
     /// Folder of sockets and of what is known of running processes.
     pub fn run(&self) -> &Path {
         &self.run

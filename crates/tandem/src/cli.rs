@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tandem_types::{GroupId, NodeName};
@@ -46,6 +47,14 @@ pub(crate) enum Command {
     Models(ModelsCommand),
     /// Look for what is wrong on this machine and say how to mend it
     Doctor(DoctorArgs),
+    /// Found a fleet of several machines here: this machine keeps its certificate authority
+    Init(InitArgs),
+    /// Invite another machine: prints the command to type there
+    Invite(InviteArgs),
+    /// Shut a machine out of the fleet
+    Revoke(RevokeArgs),
+    /// Show who belongs to the fleet, who is invited, and how long certificates hold
+    Trust(TrustArgs),
     /// Run one group in this process; the node starts it
     #[command(hide = true)]
     Serve(ServeArgs),
@@ -199,6 +208,53 @@ pub(crate) struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// The other machine, by its name in the fleet file
+    #[arg(value_name = "NODE")]
+    pub(crate) node: NodeName,
+    /// How long the invitation holds, such as `30s`, `15m` or `2h`; at most a day
+    #[arg(long = "for", value_name = "TIME", default_value = "15m", value_parser = time)]
+    pub(crate) lifetime: Duration,
+    /// Where the other machine reaches this one, may be repeated [default: where the link of this node listens]
+    #[arg(long = "at", value_name = "HOST:PORT")]
+    pub(crate) addresses: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// The machine, by its name in the fleet file
+    #[arg(value_name = "NODE")]
+    pub(crate) node: NodeName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Reads a time span: a number and its unit.
+fn time(text: &str) -> Result<Duration, String> {
+    let expected = || "write a number and its unit, such as 30s, 15m or 2h".to_owned();
+    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
+    let number: u64 = text[..at].parse().map_err(|_| expected())?;
+    let unit = match &text[at..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return Err(expected()),
+    };
+    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(expected)
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Which group: `node/group`
     pub(crate) group: GroupId,
@@ -218,5 +274,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn time_spans_have_a_unit() {
+        for (text, seconds) in [("30s", 30), ("15m", 900), ("2h", 7_200), ("0s", 0)] {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["", "15", "m", "15 m", "15min", "-1s", "1d", "99999999999999999999s", "9999999999999999999h"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
     }
 }

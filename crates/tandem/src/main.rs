@@ -21,6 +21,7 @@ mod serve;
 mod status;
 mod style;
 mod tree;
+mod trust;
 mod up;
 mod view;
 
@@ -77,6 +78,10 @@ fn run(cli: Cli) -> Outcome {
         Command::Logs(args) => logs::run(&args, &place()?),
         Command::Plan(args) => wait(plan::run(args, place().ok())),
         Command::Models(command) => models::run(command, place),
+        Command::Init(args) => trust::init(&args, &place()?),
+        Command::Invite(args) => trust::invite(&args, &place()?),
+        Command::Revoke(args) => trust::revoke(&args, &place()?),
+        Command::Trust(args) => trust::show(&args, &place()?),
     }
 }
 

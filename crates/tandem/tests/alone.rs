@@ -111,3 +111,56 @@ fn without_a_node_every_command_says_so_and_what_to_do() {
         assert!(said.contains(words), "{arguments:?}: {said}");
     }
 }
+
+#[test]
+fn a_fleet_is_founded_and_a_machine_invited_and_shut_out_without_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| tandem(folder.path(), arguments);
+    for command in [&["trust"][..], &["invite", "pc2"], &["revoke", "pc2"]] {
+        let refused = run(command);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}");
+        assert!(err(&refused).contains("this machine belongs to no fleet: `tandem init`"), "{}", err(&refused));
+    }
+    assert!(!folder.path().join("trust").exists(), "a question makes nothing");
+
+    let founded = run(&["init", &two(), "--node", "mainpc"]);
+    assert!(founded.status.success(), "{}", err(&founded));
+    let words = out(&founded);
+    assert!(
+        words.contains("mainpc has founded the fleet mainpc-pc2") && words.contains("tandem invite pc2"),
+        "{words}"
+    );
+    let again = run(&["init", &two(), "--node", "mainpc"]);
+    assert!(err(&again).contains("already") && err(&again).contains("founded here"), "{}", err(&again));
+
+    let nowhere = run(&["invite", "pc2"]);
+    assert!(err(&nowhere).contains("say where it can be reached"), "{}", err(&nowhere));
+    let invited = run(&["invite", "pc2", "--for", "10m", "--at", "10.77.0.1:8190"]);
+    assert!(invited.status.success(), "{}", err(&invited));
+    let line = out(&invited);
+    assert!(line.starts_with("tandem join tandem1.") && line.lines().count() == 1, "{line}");
+    assert!(
+        err(&invited).contains("on pc2 within 10 min") && err(&invited).contains("10.77.0.1:8190"),
+        "{}",
+        err(&invited)
+    );
+    let text = out(&run(&["trust"]));
+    assert!(text.contains("mainpc  founder, member for") && text.contains("holds for"), "{text}");
+    assert!(text.contains("pc2     invited, "), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&out(&run(&["trust", "--json"]))).unwrap();
+    assert_eq!((&json["fleet"]["node"], &json["invited"][0]["node"]), (&"mainpc".into(), &"pc2".into()));
+
+    let revoked = run(&["revoke", "pc2"]);
+    assert!(revoked.status.success(), "{}", err(&revoked));
+    assert!(!out(&run(&["trust"])).contains("invited"), "the invitation has ended");
+    for (arguments, words) in [
+        (&["invite", "pc2", "--for", "2d"][..], "such as 30s, 15m or 2h"),
+        (&["invite", "pc2", "--for", "48h", "--at", "a:1"], "at most 24 h"),
+        (&["invite", "mainpc", "--at", "a:1"], "mainpc is this machine"),
+        (&["revoke", "pc9"], "no member is called pc9"),
+        (&["revoke", "mainpc"], "holds its CA"),
+    ] {
+        let refused = run(arguments);
+        assert!(!refused.status.success() && err(&refused).contains(words), "{arguments:?}: {}", err(&refused));
+    }
+}
