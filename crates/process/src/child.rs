@@ -4,6 +4,7 @@ use std::ffi::{CString, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -13,6 +14,7 @@ use nix::unistd::Pid;
 use tandem_types::{Fault, reason};
 
 use crate::caps::ControlGroup;
+use crate::foreign::Foreign;
 use crate::log::LogFile;
 use crate::notify::{Message, NotifySocket};
 use crate::usage::{Usage, usage};
@@ -39,7 +41,24 @@ pub struct Spawn {
     pub caps: Option<ControlGroup>,
 }
 
-/// How a process ended.
+/// A process to take over that somebody else started with [`Spawn`] and left behind.
+#[derive(Debug, Clone)]
+pub struct Adopt {
+    /// Name in messages.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its start, as [`Stat::started_ticks`](crate::Stat::started_ticks) has it.
+    pub started_ticks: u64,
+    /// Where its output goes.
+    pub log: LogFile,
+    /// Where it looks for its readiness socket.
+    pub notify: PathBuf,
+    /// The control group that it is in.
+    pub caps: Option<ControlGroup>,
+}
+
+/// How a process ended. A process that was taken over has neither code nor signal: only who starts one is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// Exit code, when it ended by itself.
@@ -48,9 +67,12 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// What it used when last looked at.
     pub usage: Usage,
+    /// Most memory: of its control group where the kernel counts that, else its own when last looked at.
+    pub peak_bytes: Option<u64>,
     /// Its last log lines, oldest first.
     pub evidence: Vec<String>,
-    /// Most memory of its control group, when it was killed after the kernel had ended something there for memory.
+    /// Most memory of its control group, when it was killed, or nobody knows how it ended, after the kernel had ended
+    /// something there for memory.
     pub out_of_memory: Option<u64>,
 }
 
@@ -69,7 +91,7 @@ impl fmt::Display for Exit {
                 Ok(name) => write!(f, "killed by {name}")?,
                 Err(_) => write!(f, "killed by signal {signal}")?,
             },
-            (None, None) => f.write_str("ended in an unknown way")?,
+            (None, None) => f.write_str("ended; how is not known")?,
         }
         match self.out_of_memory {
             Some(bytes) => write!(f, ", its group out of memory at {} MiB", bytes >> 20),
@@ -102,13 +124,33 @@ pub(crate) fn enter(command: &mut std::process::Command, group: &ControlGroup) {
     }
 }
 
+/// What is waited for.
+#[derive(Debug)]
+enum Process {
+    Own(tokio::process::Child),
+    Foreign(Foreign),
+}
+
+impl Process {
+    /// Its end, with how it was where this process may know.
+    async fn ended(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Own(child) => child.wait().await.ok(),
+            Self::Foreign(foreign) => {
+                foreign.ended().await;
+                None
+            }
+        }
+    }
+}
+
 /// A running process, leader of its own process group. Dropping it leaves the process running.
 #[derive(Debug)]
 pub struct Child {
     name: String,
-    child: tokio::process::Child,
+    process: Process,
     pid: u32,
-    notify: NotifySocket,
+    notify: Arc<NotifySocket>,
     log: LogFile,
     usage: Usage,
     caps: Option<ControlGroup>,
@@ -123,7 +165,7 @@ impl Child {
         let failed = |e: std::io::Error| {
             Fault::unavailable(reason::DISK, format!("cannot start {} ({}): {e}", spec.name, spec.program.display()))
         };
-        let notify = NotifySocket::bind(&spec.notify)?;
+        let notify = Arc::new(NotifySocket::bind(&spec.notify)?);
         let mut command = tokio::process::Command::new(&spec.program);
         if let Some(group) = &spec.caps {
             enter(command.as_std_mut(), group);
@@ -142,7 +184,31 @@ impl Child {
         let pid = child.id().unwrap_or_default();
         let (name, log, caps) = (spec.name.clone(), spec.log.clone(), spec.caps.clone());
         let kills = caps.as_ref().map_or(0, ControlGroup::memory_kills);
-        Ok(Self { name, child, pid, notify, log, usage: Usage::default(), caps, kills })
+        Ok(Self { name, process: Process::Own(child), pid, notify, log, usage: Usage::default(), caps, kills })
+    }
+
+    /// Takes over a process that runs, with its readiness socket made anew where it looks for it.
+    ///
+    /// # Errors
+    /// When it has ended, or the socket cannot be made.
+    pub fn adopt(spec: &Adopt) -> Result<Self, Fault> {
+        let failed = |e: std::io::Error| {
+            let message = format!("cannot take over {} (process {}): {e}", spec.name, spec.pid);
+            Fault::unavailable(reason::ENGINE_LOST, message)
+        };
+        let foreign = Foreign::open(spec.pid, spec.started_ticks).map_err(failed)?;
+        let (name, log, caps) = (spec.name.clone(), spec.log.clone(), spec.caps.clone());
+        let kills = caps.as_ref().map_or(0, ControlGroup::memory_kills);
+        Ok(Self {
+            name,
+            process: Process::Foreign(foreign),
+            pid: spec.pid,
+            notify: Arc::new(NotifySocket::bind(&spec.notify)?),
+            log,
+            usage: Usage::default(),
+            caps,
+            kills,
+        })
     }
 
     /// Its process id, which is also its process group.
@@ -167,7 +233,7 @@ impl Child {
                     // A message that was sent before the end counts.
                     biased;
                     message = self.notify.receive() => if message.is_ready() { return Ok(message) },
-                    status = self.child.wait() => return Err(self.exit(status)),
+                    status = self.process.ended() => return Err(self.exit(status)),
                 }
             }
         })
@@ -192,23 +258,30 @@ impl Child {
         self.notify.receive().await
     }
 
+    /// Where its messages arrive, for who hears them while its end is waited for.
+    pub fn messages(&self) -> Arc<NotifySocket> {
+        self.notify.clone()
+    }
+
     /// Waits for its end.
     pub async fn exited(&mut self) -> Exit {
-        let status = self.child.wait().await;
+        let status = self.process.ended().await;
         self.exit(status)
     }
 
-    fn exit(&mut self, status: std::io::Result<ExitStatus>) -> Exit {
+    fn exit(&mut self, status: Option<ExitStatus>) -> Exit {
         use std::os::unix::process::ExitStatusExt as _;
-        let status = status.ok();
         let signal = status.and_then(|s| s.signal());
+        let own_peak = Some(self.usage.peak_bytes).filter(|bytes| *bytes > 0);
+        // The kernel ends with SIGKILL what it ends for memory.
+        let may_be_memory = status.is_none() || signal == Some(Signal::SIGKILL as i32);
         Exit {
             code: status.and_then(|s| s.code()),
             signal,
             usage: self.usage,
+            peak_bytes: self.caps.as_ref().and_then(ControlGroup::peak_bytes).or(own_peak),
             evidence: self.log.tail(EVIDENCE_LINES),
-            // The kernel ends with SIGKILL what it ends for memory.
-            out_of_memory: self.out_of_memory().filter(|_| signal == Some(Signal::SIGKILL as i32)),
+            out_of_memory: self.out_of_memory().filter(|_| may_be_memory),
         }
     }
 
@@ -247,6 +320,8 @@ impl Child {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stat::Stat;
+    use std::os::unix::process::CommandExt as _;
     use std::path::Path;
 
     fn shell(folder: &Path, script: &str) -> Child {
@@ -281,6 +356,32 @@ mod tests {
         let exit = child.stop(Duration::from_millis(50)).await;
         assert_eq!(exit.signal, Some(Signal::SIGKILL as i32));
         assert_eq!(exit.to_string(), "killed by SIGKILL");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_another_one_started_is_taken_over_and_its_end_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut former = std::process::Command::new("/bin/sleep").arg("1000").process_group(0).spawn().unwrap();
+        let started_ticks = Stat::of(former.id()).unwrap().started_ticks();
+        let log = LogFile::new(folder.path().join("x.log"));
+        let notify = folder.path().join("x.notify");
+        let spec = Adopt { name: "x".into(), pid: former.id(), started_ticks, log, notify, caps: None };
+        let mut child = Child::adopt(&spec).unwrap();
+        assert_eq!(child.pid(), former.id());
+        tokio::select! {
+            biased;
+            exit = child.exited() => panic!("it runs: {exit}"),
+            () = tokio::task::yield_now() => {}
+        }
+        let exit = child.stop(Duration::from_secs(60)).await;
+        assert_eq!((exit.code, exit.signal), (None, None));
+        assert_eq!(exit.to_string(), "ended; how is not known");
+        former.wait().unwrap();
+        let fault = Child::adopt(&spec).unwrap_err();
+        assert!(fault.message.contains("cannot take over x"), "{fault}");
+        // Its number may have come again, as that of another process.
+        let other = Adopt { pid: std::process::id(), started_ticks: 1, ..spec };
+        assert!(Child::adopt(&other).is_err());
     }
 
     #[tokio::test]

@@ -6,12 +6,15 @@
 
 mod caps;
 mod child;
+mod foreign;
 mod log;
 mod notify;
+mod stat;
 mod usage;
 
 pub use caps::{Caps, ControlGroup, ControlGroups, Enforcement};
-pub use child::{Child, Exit, Spawn};
+pub use child::{Adopt, Child, Exit, Spawn};
 pub use log::{LogFile, LogReader, tail};
 pub use notify::{Message, NotifySocket, notify};
+pub use stat::{Stat, threads};
 pub use usage::{Usage, usage};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::settings::Version;
-use super::{Caps, ControlGroup, Controller, Enforcement, PROCESSES, put};
+use super::{Caps, ControlGroup, Controller, Enforcement, PROCESSES, are_kept, put};
 
 /// How the folder of a process's groups begins; its number follows.
 const PREFIX: &str = "tandem-";
@@ -60,8 +60,7 @@ impl ControlGroups {
             return Ok(found);
         }
         let home = |part: Controller| {
-            let has = |mount: &&Mount<'_>| mount.kind == "cgroup" && mount.options.split(',').any(|o| o == part.name());
-            let folder = mounts.iter().find(has).and_then(|mount| mount.folder(own, part.name()));
+            let folder = mounts.iter().find(|mount| mount.controls(part)).and_then(|m| m.folder(own, part.name()));
             let home = folder.ok_or_else(|| no_controller(part)).map(|folder| folder.join(format!("{PREFIX}{pid}")));
             (part, home.and_then(|home| make(&home).map(|()| home)))
         };
@@ -138,6 +137,45 @@ impl ControlGroups {
     }
 }
 
+impl ControlGroup {
+    /// The control group called `name` that a process is in, made by a process that has ended. Nothing is written: what it
+    /// holds its processes to is what is read there.
+    ///
+    /// # Errors
+    /// When the process is in none.
+    pub fn of(pid: u32, name: &str, caps: &Caps) -> Result<Self, String> {
+        let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
+        Self::from_kernel(&read("/proc/self/mountinfo")?, &read(&format!("/proc/{pid}/cgroup"))?, name, caps)
+    }
+
+    pub(super) fn from_kernel(mounts: &str, of: &str, name: &str, caps: &Caps) -> Result<Self, String> {
+        let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::read).collect();
+        let made = |folder: &PathBuf| {
+            let home = folder.parent().and_then(Path::file_name).and_then(|home| home.to_str());
+            folder.file_name().is_some_and(|own| own == name) && home.is_some_and(|home| home.starts_with(PREFIX))
+        };
+        let second = mounts.iter().find(|mount| mount.kind == "cgroup2");
+        let second = second.and_then(|mount| mount.folder(of, "")).filter(made);
+        let version = if second.is_some() { Version::Two } else { Version::One };
+        let folder = |part: Controller| match &second {
+            Some(folder) => Some(folder.clone()),
+            None => mounts.iter().find(|mount| mount.controls(part))?.folder(of, part.name()).filter(made),
+        };
+        let folders: BTreeMap<Controller, PathBuf> =
+            Controller::ALL.into_iter().filter_map(|part| Some((part, folder(part)?))).collect();
+        if folders.is_empty() {
+            return Err("the process is in no control group of its own".to_owned());
+        }
+        let verdict = |part: Controller| {
+            let settings = version.settings(part, caps);
+            let kept = folders.get(&part).ok_or_else(|| no_controller(part)).and_then(|f| are_kept(f, &settings));
+            (kept.is_err() || !settings.is_empty()).then_some((part, kept))
+        };
+        let parts = Controller::ALL.into_iter().filter_map(verdict).collect();
+        Ok(Self { version, enforcement: Enforcement { version: Some(version), parts }, folders })
+    }
+}
+
 fn no_controller(part: Controller) -> String {
     format!("the kernel gives no {} controller", part.name())
 }
@@ -195,9 +233,14 @@ impl<'m> Mount<'m> {
         kind.starts_with("cgroup").then_some(Self { root, at, kind, options })
     }
 
-    /// The folder of this process in the tree of a controller; the empty name is that of version 2 (cgroups(7)).
-    fn folder(&self, own: &str, controller: &str) -> Option<PathBuf> {
-        let path = own.lines().find_map(|line| {
+    /// Whether it is the tree of a controller of version 1.
+    fn controls(&self, part: Controller) -> bool {
+        self.kind == "cgroup" && self.options.split(',').any(|option| option == part.name())
+    }
+
+    /// The folder of a process in the tree of a controller; the empty name is that of version 2 (cgroups(7)).
+    fn folder(&self, of: &str, controller: &str) -> Option<PathBuf> {
+        let path = of.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
             let (names, path) = (fields.next()?, fields.next()?);
             names.split(',').any(|name| name == controller).then_some(path)

@@ -169,12 +169,20 @@ fn put(folder: &Path, settings: &[settings::Setting]) -> Result<(), String> {
         if setting.optional && !file.exists() {
             continue;
         }
-        let said = |e: io::Error| format!("{}: {e}", file.display());
-        fs::write(&file, &setting.value).map_err(said)?;
-        let now = fs::read_to_string(&file).map_err(said)?;
-        if !setting.is_met(now.trim()) {
-            return Err(format!("{} is `{}` after `{}` was written", file.display(), now.trim(), setting.value));
-        }
+        fs::write(&file, &setting.value).map_err(|e| format!("{}: {e}", file.display()))?;
+        is_kept(&file, setting)?;
     }
     Ok(())
+}
+
+/// Reads every setting of a controller.
+fn are_kept(folder: &Path, settings: &[settings::Setting]) -> Result<(), String> {
+    let files = settings.iter().map(|setting| (folder.join(setting.file), setting));
+    files.filter(|(file, setting)| !setting.optional || file.exists()).try_for_each(|(f, setting)| is_kept(&f, setting))
+}
+
+fn is_kept(file: &Path, setting: &settings::Setting) -> Result<(), String> {
+    let now = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let is_met = setting.is_met(now.trim());
+    if is_met { Ok(()) } else { Err(format!("{} is `{}`, not `{}`", file.display(), now.trim(), setting.value)) }
 }

@@ -9,16 +9,22 @@ use crate::child::enter;
 
 const CAPS: Caps = Caps { memory_bytes: Some(64 << 20), cpus: Some(1.5), cpu_weight: 300, tasks: 200 };
 
-/// A machine with one tree for each controller; this process is deep in that of memory.
-fn first(folder: &TempDir) -> ControlGroups {
+fn mounts_of_first(folder: &TempDir) -> String {
     let at = folder.path().display();
     let mounts = ["memory", "cpu,cpuacct", "pids"].map(|options| {
         let name = options.split(',').next().unwrap();
-        std::fs::create_dir_all(folder.path().join(name).join("own")).unwrap();
         format!("35 31 0:32 /box {at}/{name} rw,relatime shared:9 - cgroup cgroup rw,{options}\n")
     });
+    mounts.concat()
+}
+
+/// A machine with one tree for each controller; this process is deep in that of memory.
+fn first(folder: &TempDir) -> ControlGroups {
+    for name in ["memory", "cpu", "pids"] {
+        std::fs::create_dir_all(folder.path().join(name).join("own")).unwrap();
+    }
     let own = "9:pids:/box\n4:memory:/box/own\n1:cpu,cpuacct:/box\n0::/\n";
-    ControlGroups::from_kernel(&mounts.concat(), own, 7).unwrap()
+    ControlGroups::from_kernel(&mounts_of_first(folder), own, 7).unwrap()
 }
 
 fn mount_of_second(folder: &TempDir) -> String {
@@ -96,6 +102,26 @@ fn what_is_not_taken_is_said() {
     let fault = ControlGroups::from_kernel(&mount_of_second(&folder), "0::/own\n", 7).unwrap_err();
     assert!(fault.contains("cgroup.subtree_control"), "{fault}");
     assert_eq!(written(&folder, "own/cgroup.procs"), "7");
+}
+
+#[test]
+fn a_group_that_another_process_made_is_found_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = first(&folder).make("talk", &CAPS).unwrap();
+    let mounts = mounts_of_first(&folder);
+    let of = |home: &str| format!("9:pids:/box/{home}\n4:memory:/box/own/{home}\n1:cpu,cpuacct:/box/{home}\n0::/\n");
+    let found = |home: &str, caps| ControlGroup::from_kernel(&mounts, &of(home), "talk", caps);
+    assert_eq!(found("tandem-7/talk", &CAPS).unwrap(), made);
+    let other = found("tandem-7/talk", &Caps { tasks: 100, ..CAPS }).unwrap().enforcement().to_string();
+    assert!(other.starts_with("cgroup v1: memory, CPU; tasks not enforced: "), "{other}");
+    for home in ["tandem-7/walk", "talk", "tandem-7"] {
+        assert!(found(home, &CAPS).is_err(), "{home}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = second(&folder).make("talk", &CAPS).unwrap();
+    let of = "0::/user.slice/me/tandem-7/talk\n";
+    assert_eq!(ControlGroup::from_kernel(&mount_of_second(&folder), of, "talk", &CAPS).unwrap(), made);
 }
 
 #[test]
