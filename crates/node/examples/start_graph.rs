@@ -91,7 +91,7 @@ fn specs() -> Vec<GroupSpec> {
 
 fn launch(program: PathBuf, group: &GroupSpec) -> Launch {
     let args = vec!["stub".into(), group.contract.port().to_string().into(), DELAY_MS.to_string().into()];
-    Launch { program, args, env: BTreeMap::new() }
+    Launch { program, args, env: BTreeMap::new(), reads: String::new() }
 }
 
 async fn bench() {
@@ -115,6 +115,7 @@ async fn bench() {
         plan_hash: "bench".into(),
         layout: layout.clone(),
         groups: specs(),
+        taken: vec![],
         start_wait: Duration::from_secs(60),
         peer_wait: Duration::from_secs(60),
         drain: Duration::from_secs(2),

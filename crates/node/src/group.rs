@@ -1,19 +1,20 @@
 //! Runs one group from its start to its end, as a process or in whatever other way the caller brings.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use serde::Deserialize;
-use tandem_process::{Caps, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn};
-use tandem_types::{Fault, State};
+use tandem_process::{Adopt, Caps, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn, Stat};
+use tandem_types::{Fault, State, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+use crate::adopt::{Left, sort};
 use crate::http::get;
 use crate::layout::Layout;
 use crate::logic::Silence;
 use crate::spec::{GroupSpec, Launch, Limits};
-use crate::stale::Orphan;
+use crate::stale::{Orphan, Readiness, orphans};
 
 /// Time between two health probes of a group that is ready.
 const PROBE_PERIOD: Duration = Duration::from_secs(30);
@@ -23,6 +24,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(10);
 const TASKS: u64 = 2_048;
 /// Grace for a process that no longer answers.
 const HUNG_GRACE: Duration = Duration::from_secs(5);
+/// How often a process that was taken over before it was ready is asked whether it is, and how long it has to answer.
+const ASK: Duration = Duration::from_millis(500);
 
 /// Runs groups. A node has one for all of them.
 pub trait Runner: Send + Sync + 'static {
@@ -52,6 +55,10 @@ pub(crate) enum News {
 pub struct Run {
     pub(crate) place: usize,
     pub(crate) spec: GroupSpec,
+    /// The process that runs already.
+    pub(crate) taken: Option<Orphan>,
+    /// How often the group was started again.
+    pub(crate) restarts: u32,
     pub(crate) drain: Duration,
     pub(crate) stop: CancellationToken,
     pub(crate) news: mpsc::Sender<(usize, News)>,
@@ -109,6 +116,18 @@ impl Run {
         }
     }
 
+    /// Waits until the group's health says that it has started.
+    async fn has_started(&self) {
+        loop {
+            let answer = get(self.spec.contract, "/health", ASK).await.ok();
+            let health = answer.and_then(|answer| serde_json::from_slice::<Health>(&answer.body).ok());
+            if health.is_some_and(|health| health.state != State::Starting) {
+                return;
+            }
+            tokio::time::sleep(ASK).await;
+        }
+    }
+
     pub(crate) async fn tell(&self, news: News) {
         // The node waits for the end of every run, so that somebody listens as long as one speaks.
         let (Ok(()) | Err(_)) = self.news.send((self.place, news)).await;
@@ -139,12 +158,21 @@ impl Processes {
     pub fn capped(self, caps: Result<ControlGroups, String>) -> Self {
         Self { caps, ..self }
     }
+
+    /// What a dead node left running of this directory: what these would be started as goes on, everything else is to
+    /// end. Only meaningful for who holds the directory's lock.
+    pub fn left(&self, groups: &[GroupSpec]) -> Left {
+        sort(orphans(&self.layout), groups, &self.layout, &self.launch)
+    }
 }
 
 impl Runner for Processes {
     fn run(&self, run: Run) -> BoxFuture<'static, End> {
-        let caps =
-            self.caps.clone().and_then(|groups| groups.make(run.spec.id.group.as_str(), &caps(&run.spec.limits)));
+        let (name, wanted) = (run.spec.id.group.as_str(), caps(&run.spec.limits));
+        let caps = match &run.taken {
+            Some(orphan) => ControlGroup::of(orphan.pid, name, &wanted),
+            None => self.caps.clone().and_then(|groups| groups.make(name, &wanted)),
+        };
         let process =
             Process { launch: (self.launch)(&run.spec), layout: self.layout.clone(), margin: self.margin, run, caps };
         Box::pin(process.attend())
@@ -171,9 +199,16 @@ fn caps(limits: &Limits) -> Caps {
 
 impl Process {
     async fn attend(self) -> End {
-        let end = match self.spawn() {
-            Ok(child) => self.stay(child).await,
-            Err(fault) => End { how: "could not be started".into(), evidence: vec![fault.message] },
+        let begun = match &self.run.taken {
+            Some(orphan) => self.adopt(orphan).map(|child| (child, Some(orphan.clone()))),
+            None => self.spawn(),
+        };
+        let end = match begun {
+            Ok((child, record)) => self.stay(child, record).await,
+            Err(fault) => {
+                let how = if self.run.taken.is_some() { "could not be taken over" } else { "could not be started" };
+                End { how: how.into(), evidence: vec![fault.message] }
+            }
         };
         // It names a process that has ended; the next start replaces it.
         let (Ok(()) | Err(_)) = std::fs::remove_file(self.layout.record(&self.run.spec.id));
@@ -186,7 +221,7 @@ impl Process {
         end
     }
 
-    fn spawn(&self) -> Result<Child, Fault> {
+    fn spawn(&self) -> Result<(Child, Option<Orphan>), Fault> {
         let id = &self.run.spec.id;
         let child = Child::spawn(&Spawn {
             name: id.to_string(),
@@ -197,10 +232,44 @@ impl Process {
             notify: self.layout.notify(self.run.place),
             caps: self.caps.as_ref().ok().cloned(),
         })?;
-        if let Some(record) = Orphan::of(id, child.pid(), self.run.place) {
+        // Of one that has ended already there is nothing to write down.
+        let record = Stat::of(child.pid()).filter(|stat| !stat.has_ended()).map(|stat| Orphan {
+            group: id.clone(),
+            pid: child.pid(),
+            started_ticks: stat.started_ticks(),
+            place: self.run.place,
+            since: SystemTime::now().into(),
+            ready: None,
+            restarts: self.run.restarts,
+            limits: Some(self.run.spec.limits.clone()),
+            reads: self.launch.reads.clone(),
+            ending: false,
+        });
+        if let Some(record) = &record {
             record.write(&self.layout.record(id))?;
         }
-        Ok(child)
+        Ok((child, record))
+    }
+
+    fn adopt(&self, orphan: &Orphan) -> Result<Child, Fault> {
+        let id = &self.run.spec.id;
+        Child::adopt(&Adopt {
+            name: id.to_string(),
+            pid: orphan.pid,
+            started_ticks: orphan.started_ticks,
+            log: LogFile::new(self.layout.log(id)),
+            notify: self.layout.notify(self.run.place),
+            caps: self.caps.as_ref().ok().cloned(),
+        })
+    }
+
+    /// Writes down what has become of its process, for a node that may come after this one.
+    fn note(&self, record: &mut Option<Orphan>, change: impl FnOnce(&mut Orphan)) {
+        let Some(record) = record else { return };
+        change(record);
+        if let Err(fault) = record.write(&self.layout.record(&self.run.spec.id)) {
+            tracing::warn!(group = %self.run.spec.id, %fault, "a node that comes after this one would end the group");
+        }
     }
 
     fn enforcement(&self, pid: u32) -> Enforcement {
@@ -211,28 +280,43 @@ impl Process {
         }
     }
 
-    async fn stay(&self, mut child: Child) -> End {
-        let grace = self.run.drain + self.margin;
+    async fn stay(&self, mut child: Child, mut record: Option<Orphan>) -> End {
         self.run.spawned(child.pid(), self.enforcement(child.pid()).to_string()).await;
-        tokio::select! {
-            ready = child.ready(Duration::MAX) => if ready.is_err() {
-                return end(child.exited().await, " before it was ready");
-            },
-            () = self.run.stopped() => return end(child.stop(grace).await, ""),
+        if record.as_ref().is_none_or(|record| record.ready.is_none()) {
+            tokio::select! {
+                ready = child.ready(Duration::MAX) => if ready.is_err() {
+                    return self.end(child.exited().await, " before it was ready");
+                },
+                // It may have said so while nobody listened.
+                () = self.run.has_started(), if self.run.taken.is_some() => {}
+                () = self.run.stopped() => return self.stop(child, record).await,
+            }
+            self.note(&mut record, |record| {
+                let at: Timestamp = SystemTime::now().into();
+                let ms = u64::try_from(at.since(record.since).as_millis()).unwrap_or(u64::MAX);
+                record.ready = Some(Readiness { at, ms });
+            });
+            self.run.ready().await;
         }
-        self.run.ready().await;
         tokio::select! {
-            exit = child.exited() => return end(exit, ""),
+            exit = child.exited() => return self.end(exit, ""),
             () = self.run.stopped() => {}
             () = self.run.probe() => {
                 let why = format!(", after it left /health unanswered {} times in a row", Silence::MOST);
-                return end(child.stop(HUNG_GRACE).await, &why);
+                return self.end(child.stop(HUNG_GRACE).await, &why);
             }
         }
-        end(child.stop(grace).await, "")
+        self.stop(child, record).await
     }
-}
 
-fn end(exit: tandem_process::Exit, circumstances: &str) -> End {
-    End { how: format!("{exit}{circumstances}"), evidence: exit.evidence }
+    async fn stop(&self, mut child: Child, mut record: Option<Orphan>) -> End {
+        self.note(&mut record, |record| record.ending = true);
+        self.end(child.stop(self.run.drain + self.margin).await, "")
+    }
+
+    fn end(&self, exit: tandem_process::Exit, circumstances: &str) -> End {
+        let foreign = exit.code.is_none() && exit.signal.is_none() && self.run.taken.is_some();
+        let whose = if foreign { ": it was started by a node that died" } else { "" };
+        End { how: format!("{exit}{whose}{circumstances}"), evidence: exit.evidence }
+    }
 }

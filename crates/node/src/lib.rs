@@ -1,9 +1,11 @@
 //! Runs one machine.
 //!
-//! [`end_orphans`] ends what a dead node left behind, [`Node::start`] starts every group the moment its needs are ready,
-//! [`Processes`] runs each as a process; [`NodeHandle`] and the socket behind [`Control`] tell how it goes and take orders. What to
-//! do next is decided by plain functions; everything else here is plumbing around them.
+//! [`Processes::left`] sorts what a dead node left running into what goes on and what [`end_orphans`] ends,
+//! [`Node::start`] starts every other group the moment its needs are ready, [`Processes`] runs each as a process;
+//! [`NodeHandle`] and the socket behind [`Control`] tell how it goes and take orders. What to do next is decided by plain
+//! functions; everything else here is plumbing around them.
 
+mod adopt;
 mod client;
 mod control;
 mod group;
@@ -17,6 +19,7 @@ mod spec;
 mod stale;
 mod status;
 
+pub use adopt::Left;
 pub use client::Control;
 pub use group::{End, Processes, Run, Runner};
 pub use http::{Answer, get};

@@ -57,6 +57,16 @@ impl Phase {
 pub(crate) enum Input {
     /// Begin, or time has passed.
     Tick,
+    /// A group's process runs already: a node that died left it. Nothing is started for that, so that all of them can be
+    /// told one after the other; the first [`Input::Tick`] comes after them.
+    TookOver {
+        /// Which.
+        group: usize,
+        /// Whether it had said READY.
+        ready: bool,
+        /// How often it had been started again.
+        restarts: u32,
+    },
     /// Groups of other nodes need not be waited for any longer.
     PeersSettled(usize),
     /// A group said READY.
@@ -191,6 +201,15 @@ impl Machine {
                 if self.groups[i].phase == Phase::WaitingForPeers {
                     self.start(i, &mut out);
                 }
+            }
+            Input::TookOver { group, ready, restarts } => {
+                let group = &mut self.groups[group];
+                if group.phase == Phase::Waiting {
+                    group.phase = if ready { Phase::Ready } else { Phase::Starting };
+                    group.was_ready = ready;
+                    group.starts = restarts + 1;
+                }
+                return out;
             }
             Input::Ready(i) => {
                 let group = &mut self.groups[i];

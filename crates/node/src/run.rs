@@ -17,6 +17,7 @@ use crate::lock::DataLock;
 use crate::logic::{Input, Machine, Member, Output, Phase};
 use crate::peers;
 use crate::spec::GroupSpec;
+use crate::stale::Orphan;
 use crate::status::{Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};
 
 /// Events that a slow follower may be behind before it is given a fresh picture instead.
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub layout: Layout,
     /// Its groups in start order.
     pub groups: Vec<GroupSpec>,
+    /// Those of them that a dead node left running and that go on as they are.
+    pub taken: Vec<Orphan>,
     /// How long a group is waited for before those that need it go on.
     pub start_wait: Duration,
     /// How long groups of a node that is alive are waited for.
@@ -139,7 +142,7 @@ pub struct Node {
 
 impl Node {
     /// Opens the control socket and starts the groups. `lock` is the right to the data directory; groups that a dead node
-    /// left behind have been ended by [`crate::end_orphans`] before.
+    /// left behind and that are not taken over have been ended by [`crate::end_orphans`] before.
     pub async fn start(config: NodeConfig, lock: DataLock, runner: Arc<dyn Runner>) -> Result<Self, Fault> {
         let (orders, inbox) = mpsc::channel(16);
         let since = SystemTime::now().into();
@@ -250,6 +253,7 @@ impl Driver {
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
+        self.take_over();
         let mut input = Some(Input::Tick);
         loop {
             let outputs = input.map(|input| self.machine.step(self.shared.began.elapsed(), input)).unwrap_or_default();
@@ -311,12 +315,43 @@ impl Driver {
         }
     }
 
+    /// Goes on with what a dead node left running, before anything is started.
+    fn take_over(&mut self) {
+        for orphan in std::mem::take(&mut self.config.taken) {
+            let Some(i) = self.config.groups.iter().position(|spec| spec.id == orphan.group) else { continue };
+            tracing::info!(group = %orphan.group, pid = orphan.pid, "taken over from a node that died");
+            let input = Input::TookOver { group: i, ready: orphan.ready.is_some(), restarts: orphan.restarts };
+            self.machine.step(self.shared.began.elapsed(), input);
+            let now: Timestamp = SystemTime::now().into();
+            self.groups[i] = Keeping {
+                started: Instant::now().checked_sub(now.since(orphan.since)),
+                ready_ms: orphan.ready.map(|ready| ready.ms),
+                ..Keeping::default()
+            };
+            {
+                let mut status = self.shared.status.write().unwrap_or_else(PoisonError::into_inner);
+                let (state, since) = match orphan.ready {
+                    Some(ready) => (GroupState::Ready, ready.at),
+                    None => (GroupState::Starting, orphan.since),
+                };
+                (status.groups[i].state, status.groups[i].since) = (state, since);
+            }
+            self.attend(i, Some(orphan));
+        }
+    }
+
     fn start(&mut self, i: usize) {
         let last_exit = self.groups[i].last_exit.take();
         self.groups[i] = Keeping { started: Some(Instant::now()), last_exit, ..Keeping::default() };
+        self.attend(i, None);
+    }
+
+    fn attend(&mut self, i: usize, taken: Option<Orphan>) {
         let run = Run {
             place: i,
             spec: self.config.groups[i].clone(),
+            taken,
+            restarts: self.machine.restarts(i),
             drain: self.config.drain,
             stop: self.groups[i].stop.clone(),
             news: self.news.clone(),

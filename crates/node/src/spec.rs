@@ -45,6 +45,8 @@ pub struct Launch {
     pub args: Vec<OsString>,
     /// Added to its environment.
     pub env: BTreeMap<String, String>,
+    /// Hash of what it reads when it starts. A process that read something else does not stand in for it.
+    pub reads: String,
 }
 
 /// A group to run.

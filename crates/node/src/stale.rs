@@ -1,6 +1,6 @@
-//! Groups that go on running after their node died: found, and ended before the next node starts.
+//! Groups that go on running after their node died: written down while they run, found, ended.
 //!
-//! Each group's process is written down while it runs, with its start time, because process ids come again.
+//! Each record names its process by id and start time, because process ids come again.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,15 +8,26 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use tandem_types::{Fault, GroupId, reason};
+use tandem_process::Stat;
+use tandem_types::{Fault, GroupId, Timestamp, reason};
 
 use crate::layout::Layout;
+use crate::spec::Limits;
 
 /// How often an ending process of somebody else is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A group's process whose node has died.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// That a process said READY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Readiness {
+    /// When.
+    pub(crate) at: Timestamp,
+    /// Milliseconds after its start.
+    pub(crate) ms: u64,
+}
+
+/// A group's process whose node has died. What another version of this program did not write down is left empty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Orphan {
     /// The group.
     pub group: GroupId,
@@ -26,24 +37,40 @@ pub struct Orphan {
     pub started_ticks: u64,
     /// Its place in the start order.
     pub place: usize,
+    /// When it was started.
+    #[serde(default)]
+    pub(crate) since: Timestamp,
+    /// That it was ready.
+    #[serde(default)]
+    pub(crate) ready: Option<Readiness>,
+    /// How often its group had been started again.
+    #[serde(default)]
+    pub(crate) restarts: u32,
+    /// What it may use.
+    #[serde(default)]
+    pub(crate) limits: Option<Limits>,
+    /// Hash of what it read when it started.
+    #[serde(default)]
+    pub(crate) reads: String,
+    /// Whether it was told to end.
+    #[serde(default)]
+    pub(crate) ending: bool,
 }
 
 impl Orphan {
-    /// What to write down of a process that has just been started; none when it has ended already.
-    pub(crate) fn of(group: &GroupId, pid: u32, place: usize) -> Option<Self> {
-        Some(Self { group: group.clone(), pid, started_ticks: started_ticks(pid)?, place })
-    }
-
+    /// Writes it down, all of it or nothing: a node may die at any moment.
     pub(crate) fn write(&self, path: &Path) -> Result<(), Fault> {
         let text =
             serde_json::to_vec(self).map_err(|e| Fault::internal(format!("cannot write down a process: {e}")))?;
-        std::fs::write(path, text)
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, path))
             .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", path.display())))
     }
 
     /// Whether this very process still runs.
     pub fn runs(&self) -> bool {
-        started_ticks(self.pid) == Some(self.started_ticks)
+        Stat::of(self.pid).is_some_and(|stat| !stat.has_ended() && stat.started_ticks() == self.started_ticks)
     }
 
     fn signal(&self, signal: Signal) {
@@ -54,15 +81,6 @@ impl Orphan {
             let (Ok(()) | Err(_)) = killpg(Pid::from_raw(pid), signal);
         }
     }
-}
-
-/// When a process started, in clock ticks since boot; none when it has ended (proc(5), field 22).
-fn started_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    // A zombie only waits for somebody to take note of its end.
-    let ended = fields.first().is_some_and(|state| matches!(*state, "Z" | "X"));
-    if ended { None } else { fields.get(19)?.parse().ok() }
 }
 
 fn records(layout: &Layout) -> Vec<(PathBuf, Option<Orphan>)> {
@@ -86,11 +104,11 @@ pub fn orphans(layout: &Layout) -> Vec<Orphan> {
     found
 }
 
-/// Ends orphans one after the other, last to start first, each within `grace`, and removes what was written down of
-/// them. Answers those that had to be killed.
-pub async fn end_orphans(layout: &Layout, grace: Duration) -> Vec<Orphan> {
+/// Ends orphans one after the other in the order given, each within `grace`, and removes what was written down of
+/// processes that do not run. Answers those that had to be killed.
+pub async fn end_orphans(layout: &Layout, which: Vec<Orphan>, grace: Duration) -> Vec<Orphan> {
     let mut killed = Vec::new();
-    for orphan in orphans(layout) {
+    for orphan in which {
         orphan.signal(Signal::SIGTERM);
         let end = Instant::now() + grace;
         while orphan.runs() && Instant::now() < end {
@@ -104,9 +122,11 @@ pub async fn end_orphans(layout: &Layout, grace: Duration) -> Vec<Orphan> {
             killed.push(orphan);
         }
     }
-    for (path, _) in records(layout) {
-        // Were one left, it would name a process that does not run.
-        let (Ok(()) | Err(_)) = std::fs::remove_file(path);
+    for (path, orphan) in records(layout) {
+        if !orphan.is_some_and(|orphan| orphan.runs()) {
+            // Were one left, it would name a process that does not run.
+            let (Ok(()) | Err(_)) = std::fs::remove_file(path);
+        }
     }
     killed
 }
@@ -130,15 +150,27 @@ mod tests {
     async fn a_running_orphan_is_found_and_ended_and_an_ended_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let layout = layout(folder.path());
-        let mut child = std::process::Command::new("/bin/sleep").arg("1000").process_group(0).spawn().unwrap();
-        let alive = Orphan::of(&id("alive"), child.id(), 0).unwrap();
-        alive.write(&layout.record(&alive.group)).unwrap();
-        let reused = Orphan { group: id("reused"), started_ticks: 1, ..alive.clone() };
-        reused.write(&layout.record(&reused.group)).unwrap();
-        assert_eq!(orphans(&layout), std::slice::from_ref(&alive));
-        assert_eq!(end_orphans(&layout, Duration::from_secs(10)).await, []);
-        assert!(!alive.runs());
+        let mut children = ["spared", "ended"]
+            .map(|_| std::process::Command::new("/bin/sleep").arg("1000").process_group(0).spawn().unwrap());
+        let record = |name: &str, pid: u32, ticks: u64, place: usize| {
+            let text = serde_json::json!({ "group": id(name), "pid": pid, "started_ticks": ticks, "place": place });
+            let orphan: Orphan = serde_json::from_value(text).unwrap();
+            orphan.write(&layout.record(&orphan.group)).unwrap();
+            orphan
+        };
+        let ticks = |pid| Stat::of(pid).unwrap().started_ticks();
+        let [first, second] = [children[0].id(), children[1].id()];
+        let spared = record("spared", first, ticks(first), 0);
+        let ended = record("ended", second, ticks(second), 1);
+        record("reused", first, 1, 2);
+        assert_eq!(orphans(&layout), [ended.clone(), spared.clone()]);
+        assert_eq!(end_orphans(&layout, vec![ended.clone()], Duration::from_secs(10)).await, []);
+        assert!(spared.runs() && !ended.runs());
+        assert_eq!(records(&layout).len(), 1);
+        assert_eq!(end_orphans(&layout, vec![spared], Duration::from_secs(10)).await, []);
         assert!(records(&layout).is_empty());
-        child.wait().unwrap();
+        for child in &mut children {
+            child.wait().unwrap();
+        }
     }
 }

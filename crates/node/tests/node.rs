@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 #![allow(missing_docs)]
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use tandem_node::{
     Control, DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Limits, Node, NodeConfig,
-    Processes, orphans,
+    NodeHandle, Processes, end_orphans, orphans,
 };
 use tandem_types::{Code, GroupName, reason};
 use tokio::sync::broadcast;
@@ -20,33 +21,65 @@ use tokio::sync::broadcast;
 /// Far longer than any healthy run takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What this program does when it is started as a group.
+/// What this program does when it is started as a group, and where it serves its health.
 const ROLE: &str = "TANDEM_TEST_GROUP";
+const PLACE: &str = "TANDEM_TEST_PLACE";
+
+/// What a group waits for that does something on order: a file beside its readiness socket.
+const ORDER: &str = "order";
 
 #[test]
 fn ready_can_be_said_whether_or_not_somebody_listens() {
-    let role = std::env::var(ROLE);
-    if role.as_deref() == Ok("crash") {
-        eprintln!("the disk is on fire");
-        std::process::exit(7);
+    let Ok(role) = std::env::var(ROLE) else { return tandem_process::notify(&[("READY", "1")]).unwrap() };
+    let ordered = || Path::new(&std::env::var_os("NOTIFY_SOCKET").unwrap()).with_file_name(ORDER).exists();
+    let state = match role.as_str() {
+        "crash" => {
+            eprintln!("the disk is on fire");
+            std::process::exit(7);
+        }
+        "on order" => "starting",
+        _ => "ready",
+    };
+    let listener = TcpListener::bind(std::env::var(PLACE).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            // A prober that hung up early is its own affair.
+            let (Ok(_) | Err(_)) = socket.read(&mut [0; 512]);
+            let (Ok(()) | Err(_)) = write!(socket, "HTTP/1.0 200 OK\r\n\r\n{{\"state\":{state:?},\"cause\":\"\"}}");
+        }
+    });
+    while role == "on order" && !ordered() {
+        std::thread::sleep(Duration::from_millis(5));
     }
-    tandem_process::notify(&[("READY", "1")]).unwrap();
-    while role.is_ok() {
+    if role != "mute" {
+        tandem_process::notify(&[("READY", "1")]).unwrap();
+    }
+    loop {
         std::thread::park();
     }
+}
+
+/// An address that nobody else uses: loopback has one for each process that may run.
+fn place() -> SocketAddr {
+    static TAKEN: AtomicU16 = AtomicU16::new(20_000);
+    let [a, b, c, d] = std::process::id().to_be_bytes();
+    assert_eq!(a, 0, "process ids have 22 bits");
+    ([127, b + 1, c, d], TAKEN.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 struct Machine {
     _folder: tempfile::TempDir,
     layout: Layout,
     groups: Vec<(&'static str, &'static [&'static str], &'static str)>,
+    places: Vec<SocketAddr>,
 }
 
 fn machine(groups: &[(&'static str, &'static [&'static str], &'static str)]) -> Machine {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::new(folder.path().join("d"), Some(folder.path())).unwrap();
     layout.make().unwrap();
-    Machine { _folder: folder, layout, groups: groups.to_vec() }
+    let places = groups.iter().map(|_| place()).collect();
+    Machine { _folder: folder, layout, groups: groups.to_vec(), places }
 }
 
 fn name(text: &str) -> GroupName {
@@ -60,28 +93,27 @@ impl Machine {
     }
 
     async fn up(&self) -> Node {
-        let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
-        let spec = |(group, needs, role): &(&str, &[&str], &str)| GroupSpec {
+        self.up_with(&[]).await
+    }
+
+    /// `env` is added to that of every group.
+    async fn up_with(&self, env: &[(&str, &str)]) -> Node {
+        let spec = |((group, needs, role), place): (&(&str, &[&str], &str), &SocketAddr)| GroupSpec {
             id: format!("solo/{group}").parse().unwrap(),
             needs: needs.iter().map(|n| name(n)).collect(),
             waits_for: vec![],
             after: vec![],
             built: *role != "absent",
-            contract: nobody,
-            scrape: nobody,
+            contract: *place,
+            scrape: *place,
             limits: Limits { ram_mib: None, cpu: None, cpu_weight: 100, enforcement: "not enforced".into() },
-            env: BTreeMap::from([(ROLE.to_owned(), (*role).to_owned())]),
+            env: [(ROLE, *role), (PLACE, &place.to_string())]
+                .iter()
+                .chain(env)
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         };
-        let config = NodeConfig {
-            node: "solo".parse().unwrap(),
-            fleet: "test".into(),
-            plan_hash: "hash".into(),
-            layout: self.layout.clone(),
-            groups: self.groups.iter().map(spec).collect(),
-            start_wait: LIMIT,
-            peer_wait: LIMIT,
-            drain: LIMIT,
-        };
+        let groups: Vec<GroupSpec> = self.groups.iter().zip(&self.places).map(spec).collect();
         let program = std::env::current_exe().unwrap();
         let runner = Processes::new(self.layout.clone(), Duration::ZERO, move |group| Launch {
             program: program.clone(),
@@ -89,8 +121,24 @@ impl Machine {
                 .map(Into::into)
                 .to_vec(),
             env: group.env.clone(),
+            reads: "hash".into(),
         });
-        Node::start(config, self.lock(), Arc::new(runner)).await.unwrap()
+        let lock = self.lock();
+        let left = runner.left(&groups);
+        let ended: Vec<_> = left.ended.into_iter().map(|(orphan, _)| orphan).collect();
+        assert!(end_orphans(&self.layout, ended, LIMIT).await.is_empty());
+        let config = NodeConfig {
+            node: "solo".parse().unwrap(),
+            fleet: "test".into(),
+            plan_hash: "hash".into(),
+            layout: self.layout.clone(),
+            groups,
+            taken: left.taken,
+            start_wait: LIMIT,
+            peer_wait: LIMIT,
+            drain: LIMIT,
+        };
+        Node::start(config, lock, Arc::new(runner)).await.unwrap()
     }
 }
 
@@ -210,24 +258,109 @@ async fn the_control_socket_tells_and_obeys() {
     node.wait().await.unwrap();
 }
 
+/// Runs a node until `until`, and then ends it in the way that leaves its groups alone: its runtime goes.
+fn dies(machine: &Machine, until: impl AsyncFnOnce(&Node)) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { until(&machine.up().await).await });
+    drop(runtime);
+}
+
+async fn come_up(node: &Node) {
+    let (status, mut events) = node.handle().follow();
+    if !status.settled {
+        until(&mut events, settled).await;
+    }
+}
+
+fn pids(node: &NodeHandle) -> Vec<Option<u32>> {
+    node.status().groups.iter().map(|group| group.pid).collect()
+}
+
 #[test]
-fn groups_outlive_a_node_that_dies_and_the_next_one_ends_them() {
-    let machine = machine(&[("a", &[], "ready"), ("b", &["a"], "ready")]);
+fn groups_outlive_a_node_that_dies_and_the_next_one_goes_on_with_them() {
+    let machine = machine(&[("a", &[], "ready"), ("b", &["a"], "ready"), ("c", &["b"], "crash")]);
+    let mut before = None;
+    dies(&machine, async |node| {
+        let (_, mut events) = node.handle().follow();
+        until(&mut events, is("c", GroupState::BackingOff)).await;
+        before = Some(node.handle().status());
+    });
+    let before = before.unwrap();
+    let left = orphans(&machine.layout);
+    assert_eq!(left.iter().map(|o| o.group.group.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let node = machine.up().await;
+        let handle = node.handle();
+        let (_, mut events) = handle.follow();
+        until(&mut events, is("c", GroupState::BackingOff)).await;
+        let after = handle.status();
+        for (before, after) in before.groups[..2].iter().zip(&after.groups) {
+            assert_eq!((before.pid, before.restarts, before.ready_ms), (after.pid, after.restarts, after.ready_ms));
+            assert_eq!(after.state, GroupState::Ready);
+            assert!(after.since.since(before.since) < LIMIT && after.since < node_began(&handle), "{after:?}");
+        }
+        // One that was taken over is watched like any other.
+        let pid = i32::try_from(after.groups[0].pid.unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        until(&mut events, is("a", GroupState::BackingOff)).await;
+        let how = handle.status().groups[0].last_exit.clone().unwrap().how;
+        assert_eq!(how, "ended; how is not known: it was started by a node that died");
+        until(&mut events, is("a", GroupState::Ready)).await;
+        assert_eq!(handle.status().groups[0].restarts, 1);
+        handle.down().await;
+        let seen = until(&mut events, ended).await;
+        assert_eq!(order(&seen, GroupState::Stopped), ["c", "b", "a"]);
+        node.wait().await.unwrap();
+    });
+    assert!(orphans(&machine.layout).is_empty() && !has_records(machine.layout.run()));
+}
+
+fn node_began(node: &NodeHandle) -> tandem_types::Timestamp {
+    node.status().since
+}
+
+#[test]
+fn a_group_that_would_be_started_otherwise_is_started_anew() {
+    let machine = machine(&[("a", &[], "ready")]);
+    let mut before = vec![];
+    dies(&machine, async |node| {
+        come_up(node).await;
+        before = pids(&node.handle());
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let node = machine.up_with(&[("MORE", "1")]).await;
+        come_up(&node).await;
+        assert_ne!(pids(&node.handle()), before);
+        assert_eq!(orphans(&machine.layout).len(), 1, "the former process has ended");
+        node.handle().down().await;
+        node.wait().await.unwrap();
+    });
+}
+
+#[test]
+fn a_group_that_gets_ready_while_no_node_runs_is_asked_and_one_that_gets_ready_later_is_heard() {
+    let machine = machine(&[("mute", &[], "mute"), ("slow", &[], "on order")]);
+    dies(&machine, async |node| {
+        let (_, mut events) = node.handle().follow();
+        until(&mut events, is("slow", GroupState::Starting)).await;
+        while pids(&node.handle()).contains(&None) {
+            tokio::task::yield_now().await;
+        }
+    });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let node = machine.up().await;
         let (_, mut events) = node.handle().follow();
-        until(&mut events, settled).await;
+        until(&mut events, is("mute", GroupState::Ready)).await;
+        assert_eq!(node.handle().status().groups[1].state, GroupState::Starting);
+        std::fs::write(machine.layout.run().join(ORDER), "").unwrap();
+        until(&mut events, is("slow", GroupState::Ready)).await;
+        assert!(node.handle().status().groups.iter().all(|group| group.restarts == 0 && group.last_exit.is_none()));
+        node.handle().down().await;
+        node.wait().await.unwrap();
     });
-    // To the groups this is what the death of the node is: nobody is there any longer.
-    drop(runtime);
-    let left = orphans(&machine.layout);
-    assert_eq!(left.iter().map(|o| o.group.group.as_str()).collect::<Vec<_>>(), ["b", "a"]);
-    let lock = machine.lock();
-    assert_eq!(lock.former().map(|node| node.node.as_str()), Some("solo"));
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    assert!(runtime.block_on(tandem_node::end_orphans(&machine.layout, LIMIT)).is_empty());
-    assert!(orphans(&machine.layout).is_empty() && !has_records(machine.layout.run()));
 }
 
 fn has_records(run: &Path) -> bool {

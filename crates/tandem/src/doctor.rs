@@ -2,6 +2,7 @@
 //!
 //! What can be seen without a fleet is looked at here; the rest is asked of the fleet that runs.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -133,9 +134,9 @@ fn ports(planned: &Planned, status: Option<&NodeStatus>) -> Vec<Check> {
     {
         return vec![Check::pass(name, "they are our own node's")];
     }
-    let taken = preflight::ports(&planned.plan, &planned.node);
+    let taken = preflight::ports(&planned.plan, &planned.node, &BTreeSet::new());
     if taken.is_empty() {
-        let count = preflight::addresses(&planned.plan, &planned.node).len();
+        let count = preflight::addresses(&planned.plan, &planned.node, &BTreeSet::new()).len();
         return vec![Check::pass(name, format!("all {count} are free"))];
     }
     let split = |words: String| match words.split_once("; ") {

@@ -53,7 +53,7 @@ async fn nobody(place: &Place) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     anstream::println!("the node has died, {} of its groups still run: ending them", left.len());
-    for killed in end_orphans(&place.layout, ORPHAN_GRACE).await {
+    for killed in end_orphans(&place.layout, left, ORPHAN_GRACE).await {
         anstream::println!("{} did not end by itself and was ended by force", killed.group);
     }
     Ok(ExitCode::SUCCESS)

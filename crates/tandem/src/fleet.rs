@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tandem_contract::{Channel, Client};
-use tandem_fleet::{Document, Finding, Plan, SOLO, Severity, render_findings};
+use tandem_fleet::{Document, Finding, GroupPlan, Plan, SOLO, Severity, render_findings};
 use tandem_node::NodeStatus;
 use tandem_types::{Code, Fault, NodeName, reason};
 
@@ -129,10 +129,14 @@ const WEB_AGENT: &str = "UnifiedWebAgent";
 
 /// Where this node's page is, if it has one.
 pub(crate) fn page(plan: &Plan, node: &NodeName) -> Option<String> {
-    let groups = plan.nodes.get(node).into_iter().flat_map(|n| &n.groups);
-    let mut serving = groups.filter(|g| g.agents.iter().any(|a| a.built && a.name.as_str() == WEB_AGENT));
-    let group = serving.next()?;
+    let group = page_group(plan, node)?;
     Some(format!("http://{}", plan.web.as_ref().map_or(group.contract, |web| web.listen)))
+}
+
+/// The group of a node that serves the page.
+pub(crate) fn page_group<'p>(plan: &'p Plan, node: &NodeName) -> Option<&'p GroupPlan> {
+    let mut groups = plan.nodes.get(node).into_iter().flat_map(|n| &n.groups);
+    groups.find(|g| g.agents.iter().any(|a| a.built && a.name.as_str() == WEB_AGENT))
 }
 
 fn read(path: &Path) -> Result<String, Fault> {

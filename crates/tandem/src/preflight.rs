@@ -7,34 +7,37 @@ use tandem_agents::checks::{self, Check, Grade, Room};
 use tandem_engine::catalogue::{self, Entry, State, Store};
 use tandem_fleet::{Plan, RolePlan};
 use tandem_node::Layout;
-use tandem_types::{Fault, NodeName, Role};
+use tandem_types::{Fault, GroupId, NodeName, Role};
 
 use crate::fleet;
 
-/// Everything that keeps this machine's groups from starting, in words with what to do.
-pub(crate) fn obstacles(plan: &Plan, node: &NodeName, layout: &Layout) -> Vec<String> {
-    let mut found = ports(plan, node);
+/// Everything that keeps this machine's groups from starting, in words with what to do. Those that `run` already have
+/// their ports.
+pub(crate) fn obstacles(plan: &Plan, node: &NodeName, layout: &Layout, run: &BTreeSet<&GroupId>) -> Vec<String> {
+    let mut found = ports(plan, node, run);
     let wrong = folder(layout).into_iter().filter(|check| check.grade == Grade::Fail);
     found.extend(wrong.map(|check| format!("{}; {}", check.detail, check.remedy)));
     found
 }
 
-/// Addresses that this node's groups and its page listen at.
-pub(crate) fn addresses(plan: &Plan, node: &NodeName) -> Vec<(SocketAddr, String)> {
-    let groups = plan.nodes.get(node).into_iter().flat_map(|n| &n.groups).filter(|g| g.built());
+/// Addresses that this node's groups and its page listen at, without those of groups that `run`.
+pub(crate) fn addresses(plan: &Plan, node: &NodeName, run: &BTreeSet<&GroupId>) -> Vec<(SocketAddr, String)> {
+    let groups = plan.nodes.get(node).into_iter().flat_map(|n| &n.groups);
+    let groups = groups.filter(|g| g.built() && !run.contains(&g.id));
     let mut all: Vec<(SocketAddr, String)> = groups
         .flat_map(|g| [(g.contract, format!("group {}", g.id)), (g.scrape, format!("scrapers of group {}", g.id))])
         .collect();
-    let page = plan.web.as_ref().filter(|_| fleet::page(plan, node).is_some());
+    let served = fleet::page_group(plan, node).is_some_and(|group| !run.contains(&group.id));
+    let page = plan.web.as_ref().filter(|_| served);
     all.extend(page.map(|web| (web.listen, "the page".to_owned())));
     all
 }
 
 /// Ports that somebody else has, and addresses that this machine does not have.
-pub(crate) fn ports(plan: &Plan, node: &NodeName) -> Vec<String> {
+pub(crate) fn ports(plan: &Plan, node: &NodeName, run: &BTreeSet<&GroupId>) -> Vec<String> {
     let mut absent: BTreeSet<IpAddr> = BTreeSet::new();
     let mut found = Vec::new();
-    for (address, who) in addresses(plan, node) {
+    for (address, who) in addresses(plan, node, run) {
         let Err(error) = TcpListener::bind(address) else { continue };
         let remedy = match error.kind() {
             std::io::ErrorKind::AddrInUse => format!(
@@ -152,11 +155,14 @@ mod tests {
         let built = groups.iter_mut().find(|g| g.built()).unwrap();
         (built.contract, built.scrape) = (at(0), at(1));
         plan.web.as_mut().unwrap().listen = at(2);
-        let found = ports(&plan, &node);
+        let found = ports(&plan, &node, &BTreeSet::new());
         assert_eq!(found.len(), 3, "{found:?}");
         for (words, i) in found.iter().zip(0..) {
             assert!(words.contains(&at(i).to_string()) && words.contains("ss -ltnp"), "{words}");
         }
+        let id = plan.groups().find(|g| g.contract == at(0)).unwrap().id.clone();
+        let found = ports(&plan, &node, &BTreeSet::from([&id]));
+        assert!(found.iter().all(|words| !words.contains(&id.to_string())), "it runs already: {found:?}");
     }
 
     #[test]
@@ -168,7 +174,7 @@ mod tests {
             (group.contract, group.scrape) = (away, away);
         }
         plan.web.as_mut().unwrap().listen = "127.0.0.1:0".parse().unwrap();
-        let found = ports(&plan, &node);
+        let found = ports(&plan, &node, &BTreeSet::new());
         assert!(matches!(&found[..], [words] if words.contains("192.0.2.1")), "{found:?}");
     }
 
@@ -177,7 +183,7 @@ mod tests {
         let source = Source { name: "two".into(), text: tandem_fleet::MAINPC_PC2.into() };
         let plan = source.plan(None).unwrap();
         let pages = |node: &str| {
-            let all = addresses(&plan, &node.parse().unwrap());
+            let all = addresses(&plan, &node.parse().unwrap(), &BTreeSet::new());
             all.iter().filter(|(_, who)| who == "the page").count()
         };
         assert_eq!((pages("mainpc"), pages("pc2")), (0, 1));

@@ -82,7 +82,9 @@ fn nobody(args: &StatusArgs, place: &Place) -> Outcome {
     }
     if !left.is_empty() {
         let names = left.iter().map(|o| o.group.group.as_str()).collect::<Vec<_>>().join(", ");
-        anstream::println!("groups of a node that died still run: {names}; `tandem up` or `tandem down` ends them");
+        anstream::println!(
+            "groups of a node that died still run: {names}; `tandem up` takes them over, `tandem down` ends them"
+        );
     }
     Ok(ExitCode::from(NO_NODE))
 }

@@ -1,5 +1,6 @@
 //! `tandem up`: looks, says everything that is in the way, starts the node, shows how it comes up.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IsTerminal as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -12,11 +13,11 @@ use std::time::{Duration, SystemTime};
 use futures::{Stream, StreamExt as _};
 use tandem_fleet::{Severity, summary};
 use tandem_node::{
-    DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Node, NodeConfig, NodeHandle,
-    NodeStatus, Processes, Runner, end_orphans, orphans,
+    DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Left, Node, NodeConfig, NodeHandle,
+    NodeStatus, Orphan, Processes, Runner, end_orphans, orphans,
 };
 use tandem_process::{ControlGroups, NotifySocket, notify};
-use tandem_types::{Fault, State, Timestamp, reason};
+use tandem_types::{Fault, GroupId, State, Timestamp, reason};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::cli::UpArgs;
@@ -38,6 +39,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Said over the readiness socket once events can be followed.
 const LISTENING: (&str, &str) = ("X_TANDEM_LISTENING", "1");
+/// What the node of the background says to whoever started it of what a dead node left: what goes on, what ends.
+const LEFT: [&str; 2] = ["X_TANDEM_TAKEN", "X_TANDEM_ENDED"];
 
 pub(crate) async fn run(args: UpArgs, place: Place) -> Outcome {
     let planned = planned(&args.fleet)?;
@@ -80,8 +83,13 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     };
     let lock = DataLock::take(&layout.lock(), &me)?;
     let drain = Duration::from_secs(planned.plan.drain_s.into());
-    bury(layout, &lock, drain + STOP_MARGIN).await;
-    if !look(&planned, layout)? {
+    let groups = GroupSpec::of_plan(&planned.plan, &planned.node);
+    let processes = Processes::new(layout.clone(), STOP_MARGIN, launch(&planned, layout)?);
+    let left = if args.one_process { none_taken(layout) } else { processes.left(&groups) };
+    let found = found(&left, &lock);
+    found.iter().for_each(|(_, line)| tell!("{line}"));
+    let taken = bury(layout, left, drain + STOP_MARGIN).await;
+    if !look(&planned, layout, &taken)? {
         return Ok(ExitCode::from(FAILED));
     }
     let log = logging::start(node_log(layout, args.background)?)?;
@@ -89,17 +97,13 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
         .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", layout.fleet().display())))?;
 
     let plan = &planned.plan;
-    let groups = GroupSpec::of_plan(plan, &planned.node);
     let runner: Arc<dyn Runner> = match (args.one_process, groups.first()) {
         (true, Some(first)) => {
             let home = InProcess::new(plan, &planned.source, &place, &first.id, log)?;
             tokio::spawn(home.upkeep());
             Arc::new(home)
         }
-        _ => {
-            let processes = Processes::new(layout.clone(), STOP_MARGIN, launch(&planned, layout)?);
-            Arc::new(processes.capped(ControlGroups::find()))
-        }
+        _ => Arc::new(processes.capped(ControlGroups::find())),
     };
     let config = NodeConfig {
         node: planned.node.clone(),
@@ -107,13 +111,15 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
         plan_hash: plan.plan_hash.clone(),
         layout: layout.clone(),
         groups,
+        taken,
         start_wait: Duration::from_secs(plan.start_wait_s.into()),
         peer_wait: Duration::from_secs(plan.peer_wait_s.into()),
         drain,
     };
     let ended = signals()?;
     let node = Node::start(config, lock, runner).await?;
-    say(&[LISTENING]);
+    let found: Vec<(&str, &str)> = found.iter().map(|(name, line)| (*name, &line[..])).collect();
+    say(&[&found[..], &[LISTENING]].concat());
     let handle = node.handle();
     let watched = watch(&handle, &planned, args.background);
     let told = async {
@@ -190,27 +196,46 @@ fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
     missing.is_empty()
 }
 
-/// Ends what a node that died left running.
-async fn bury(layout: &Layout, lock: &DataLock, grace: Duration) {
-    let left = orphans(layout);
-    if !left.is_empty() {
-        let names: Vec<&str> = left.iter().map(|orphan| orphan.group.group.as_str()).collect();
-        let whose =
-            lock.former().map_or(String::new(), |node| format!(" of node {} (process {})", node.node, node.pid));
-        tell!(
-            "{}{whose}, which died, still run: {}; ending them first",
-            style::warn(&format!("{} groups", left.len())),
-            names.join(", ")
-        );
+/// What a node that died left running, where all groups are to be this process.
+fn none_taken(layout: &Layout) -> Left {
+    let ended = orphans(layout).into_iter().map(|orphan| (orphan, "all groups are to run in one process".into()));
+    Left { taken: vec![], ended: ended.collect() }
+}
+
+/// What is said of groups that a node left running which died: those that go on, and those that end first, with the
+/// reason.
+fn found(left: &Left, lock: &DataLock) -> Vec<(&'static str, String)> {
+    let count = |n: usize| style::warn(&if n == 1 { "1 group".into() } else { format!("{n} groups") });
+    let whose = match lock.former() {
+        Some(node) => format!("of node {} (process {}), which died", node.node, node.pid),
+        None => "of a node that died".into(),
+    };
+    let mut lines = Vec::new();
+    if !left.taken.is_empty() {
+        lines.push((LEFT[0], format!("took over {} {whose}", count(left.taken.len()))));
     }
-    for killed in end_orphans(layout, grace).await {
+    if !left.ended.is_empty() {
+        let each = left.ended.iter().map(|(orphan, why)| format!("{} ({why})", orphan.group.group));
+        let names = each.collect::<Vec<_>>().join(", ");
+        let count = count(left.ended.len());
+        lines.push((LEFT[1], format!("{count} {whose} cannot be taken over and end first: {names}")));
+    }
+    lines
+}
+
+/// Ends what is not taken over of what a node left that died; answers what is.
+async fn bury(layout: &Layout, left: Left, grace: Duration) -> Vec<Orphan> {
+    let ended = left.ended.into_iter().map(|(orphan, _)| orphan).collect();
+    for killed in end_orphans(layout, ended, grace).await {
         tell!("{} did not end by itself and was ended by force", killed.group);
     }
+    left.taken
 }
 
 /// Says everything that is in the way; whether the start can go on.
-fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
-    let mut obstacles = preflight::obstacles(&planned.plan, &planned.node, layout);
+fn look(planned: &Planned, layout: &Layout, taken: &[Orphan]) -> Result<bool, Fault> {
+    let run: BTreeSet<&GroupId> = taken.iter().map(|orphan| &orphan.group).collect();
+    let mut obstacles = preflight::obstacles(&planned.plan, &planned.node, layout, &run);
     let engine = Place::engine(&Place::program()?);
     if !engine.is_file() {
         let at = engine.display();
@@ -225,6 +250,7 @@ fn look(planned: &Planned, layout: &Layout) -> Result<bool, Fault> {
 fn launch(planned: &Planned, layout: &Layout) -> Result<impl Fn(&GroupSpec) -> Launch + Send + Sync + use<>, Fault> {
     let program = Place::program()?;
     let (fleet, name, data) = (layout.fleet(), planned.source.name.clone(), layout.data().to_owned());
+    let hash = planned.plan.plan_hash.clone();
     Ok(move |group: &GroupSpec| Launch {
         program: program.clone(),
         args: vec![
@@ -238,6 +264,7 @@ fn launch(planned: &Planned, layout: &Layout) -> Result<impl Fn(&GroupSpec) -> L
             data.clone().into(),
         ],
         env: group.env.clone(),
+        reads: hash.clone(),
     })
 }
 
@@ -293,6 +320,7 @@ async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
             biased;
             message = socket.receive() => {
                 if message.get(LISTENING.0).is_some() && events.is_none() {
+                    LEFT.iter().filter_map(|name| message.get(name)).for_each(|line| tell!("{line}"));
                     let (status, stream) = place.control().events().await?;
                     live = Some(Live::new(&status));
                     events = Some(Box::pin(stream));

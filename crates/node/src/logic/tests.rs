@@ -131,6 +131,20 @@ fn down_is_the_start_backwards() {
 }
 
 #[test]
+fn what_runs_already_is_not_started_and_opens_the_way_for_others() {
+    let mut machine = Machine::new(vec![member(&[]), member(&[0]), member(&[1]), member(&[2])], WAIT);
+    assert_eq!(machine.step(at(0), Input::TookOver { group: 0, ready: true, restarts: 2 }), []);
+    // Its needs were ready when it was started.
+    assert_eq!(machine.step(at(0), Input::TookOver { group: 2, ready: false, restarts: 0 }), []);
+    assert_eq!(machine.step(at(0), Input::Tick), [Output::Start(1)]);
+    assert_eq!((machine.phase(0), machine.restarts(0)), (Phase::Ready, 2));
+    assert_eq!((machine.phase(2), machine.restarts(2)), (Phase::Starting, 0));
+    assert_eq!(machine.step(at(1), Input::Ready(2)), [Output::Start(3)]);
+    assert_eq!(machine.step(at(1), Input::Ready(1)), []);
+    assert_eq!(machine.step(at(2), Input::Down), [Output::Stop(3)]);
+}
+
+#[test]
 fn peers_are_asked_once_and_the_start_goes_on_after_them() {
     let mut machine = Machine::new(vec![Member { has_peers: true, ..member(&[]) }], WAIT);
     assert_eq!(machine.step(at(0), Input::Tick), [Output::AwaitPeers(0)]);

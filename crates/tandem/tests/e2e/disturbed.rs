@@ -83,19 +83,56 @@ async fn down_in_mid_answer_lets_it_end_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn groups_of_a_node_that_died_go_on_and_the_next_node_ends_them() {
+async fn groups_of_a_node_that_died_in_mid_answer_go_on_and_the_next_node_takes_them_over() {
     let mut fleet = Fleet::up().await;
-    let before = fleet.status().await;
+    let mut turn = fleet.submit(LONG, "a").await.unwrap();
+    turn.first_words().await;
+    let (before, engine) = (fleet.status().await, fleet.engine().await);
     fleet.kill_node();
-    assert!(before.groups.iter().filter_map(|g| g.pid).all(runs));
+    assert!(!turn.finish().await.unwrap().text.is_empty(), "the answer needs no node");
     let status = fleet.tandem(&["status"]);
     let said = String::from_utf8_lossy(&status.stdout).into_owned();
     assert_eq!(status.status.code(), Some(3));
     assert!(said.contains("still run") && said.contains("coordination"), "{said}");
     fleet.start(&[]).await;
-    assert!(fleet.said().contains("which died, still run"), "{}", fleet.said());
+    let words = format!("took over 6 groups of node solo (process {}), which died", before.pid);
+    assert!(fleet.said().contains(&words), "{words}\n{}", fleet.said());
+    let after = fleet.status().await;
+    let again = after.since;
+    for (before, after) in before.groups.iter().zip(&after.groups) {
+        assert_eq!((before.pid, before.restarts, before.ready_ms), (after.pid, after.restarts, after.ready_ms));
+        assert_eq!(before.limits, after.limits, "what holds {} is the same", before.group);
+        assert!(after.since < again, "{after:?}");
+    }
+    assert_eq!(fleet.engine().await, engine);
+    assert!(!fleet.turn("Are you there?", "a").await.text.is_empty());
+    // Taken over or started, a group is watched and ended.
+    let mut events = fleet.events().await;
+    let web = fleet.group("web_interface").await.pid;
+    kill_9(web.unwrap());
+    fleet.anew(&mut events, "web_interface", web).await;
+    let mut pids: Vec<u32> = fleet.status().await.groups.iter().filter_map(|g| g.pid).collect();
+    pids.extend(before.groups.iter().filter_map(|g| g.pid).chain([engine]));
+    let down = fleet.tandem(&["down"]);
+    assert!(down.status.success(), "{down:?}");
+    assert_eq!(pids.iter().filter(|pid| runs(**pid)).count(), 0, "something outlived `down`");
+}
+
+#[tokio::test]
+async fn groups_of_a_node_that_died_end_first_when_they_would_be_started_otherwise_and_by_down() {
+    let mut fleet = Fleet::up().await;
+    let before = fleet.status().await;
+    fleet.kill_node();
+    let text = std::fs::read_to_string(fleet.file()).unwrap();
+    std::fs::write(fleet.file(), text + "\n[settings.SessionMemoryAgent]\nwindow_tokens = 1000\n").unwrap();
+    fleet.start(&[]).await;
+    assert!(fleet.said().contains("the fleet file means something else now"), "{}", fleet.said());
     assert!(!before.groups.iter().filter_map(|g| g.pid).any(runs));
-    assert!(!fleet.turn("Are you there?", "").await.text.is_empty());
+    let before = fleet.status().await;
+    fleet.kill_node();
+    let down = fleet.tandem(&["down"]);
+    assert!(down.status.success(), "{down:?}");
+    assert!(!before.groups.iter().filter_map(|g| g.pid).any(runs), "something outlived `down`");
 }
 
 #[tokio::test]
