@@ -129,6 +129,8 @@ impl Observer for CallMetrics {
 /// A running group.
 pub struct GroupHost {
     shared: Arc<Shared>,
+    /// What the contract port serves.
+    routes: axum::Router,
     tasks: JoinSet<()>,
     servers: CancellationToken,
 }
@@ -195,7 +197,8 @@ impl GroupHost {
         config.peers.add_local(config.group.clone(), rpcs.clone());
 
         let (mut tasks, servers) = (JoinSet::new(), CancellationToken::new());
-        tasks.spawn(server::serve(contract, server::contract_routes(&shared, rpcs), servers.clone()));
+        let routes = server::contract_routes(&shared, rpcs);
+        tasks.spawn(server::serve(contract, routes.clone(), servers.clone()));
         tasks.spawn(server::serve(scrape, ops::routes(shared.clone()), servers.clone()));
         tasks.spawn(registration::keep(shared.clone()));
         tasks.spawn(registration::listen(shared.clone()));
@@ -203,7 +206,7 @@ impl GroupHost {
         for (slot, orders) in shared.roster.slots.iter().zip(queues) {
             tasks.spawn(supervise::supervise(shared.clone(), slot.clone(), orders));
         }
-        Ok(Self { shared, tasks, servers })
+        Ok(Self { shared, routes, tasks, servers })
     }
 
     /// Which group.
@@ -214,6 +217,11 @@ impl GroupHost {
     /// How the group is doing.
     pub fn health(&self) -> Health {
         self.shared.roster.health()
+    }
+
+    /// Returns once the group has answered itself the way it answers others, without a connection in between.
+    pub async fn answers(&self) {
+        server::ask(&self.routes, "/livez").await;
     }
 
     /// Waits until every required agent has left `starting`.

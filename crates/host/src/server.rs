@@ -60,6 +60,14 @@ pub(crate) fn contract_routes(shared: &Arc<Shared>, rpcs: LocalService) -> Route
     ops::routes(shared.clone()).fallback_service(rpcs)
 }
 
+/// Asks what a port serves from within.
+pub(crate) async fn ask(routes: &Router, path: &'static str) {
+    let mut request = Request::new(AxumBody::empty());
+    *request.uri_mut() = http::Uri::from_static(path);
+    // Routes answer everything; what they answer says nothing beyond that.
+    let (Ok(_) | Err(_)) = routes.clone().oneshot(request).await;
+}
+
 /// Serves until the group ends, then lets open connections finish.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, until: CancellationToken) {
     // An answer goes out token by token; small pieces must not wait for the acknowledgement of the ones before.

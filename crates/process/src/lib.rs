@@ -15,6 +15,6 @@ mod usage;
 pub use caps::{Caps, ControlGroup, ControlGroups, Enforcement};
 pub use child::{Adopt, Child, Exit, Spawn};
 pub use log::{LogFile, LogReader, tail};
-pub use notify::{Message, NotifySocket, notify};
+pub use notify::{Heart, Message, NotifySocket, notify};
 pub use stat::{Stat, threads};
 pub use usage::{Usage, usage};

@@ -1,6 +1,7 @@
 //! The readiness protocol of `sd_notify(3)`: datagrams of `NAME=value` lines to the socket in `$NOTIFY_SOCKET`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,11 @@ impl Message {
     /// Whether the sender says that it is ending.
     pub fn is_stopping(&self) -> bool {
         self.get("STOPPING") == Some("1")
+    }
+
+    /// Whether it is a heartbeat.
+    pub fn is_heartbeat(&self) -> bool {
+        self.get("WATCHDOG") == Some("1")
     }
 
     /// A field's value.
@@ -90,20 +96,51 @@ impl Drop for NotifySocket {
 /// # Errors
 /// When `$NOTIFY_SOCKET` is set and cannot be written to.
 pub fn notify(lines: &[(&str, &str)]) -> std::io::Result<()> {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let Some(path) = std::env::var_os(SOCKET) else { return Ok(()) };
     let text: String = lines.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-    let socket = StdDatagram::unbound()?;
+    send(&StdDatagram::unbound()?, &path, text.as_bytes())
+}
+
+/// Where whoever started this process listens.
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+fn send(socket: &StdDatagram, path: &OsString, text: &[u8]) -> std::io::Result<()> {
     match path.to_str().and_then(|p| p.strip_prefix('@')) {
         Some(name) => {
             use std::os::linux::net::SocketAddrExt as _;
             let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-            socket.send_to_addr(text.as_bytes(), &address)?;
+            socket.send_to_addr(text, &address)?;
         }
         None => {
-            socket.send_to(text.as_bytes(), path)?;
+            socket.send_to(text, path)?;
         }
     }
     Ok(())
+}
+
+/// Says that this process lives, to whoever started it or has taken it over since.
+#[derive(Debug)]
+pub struct Heart {
+    socket: StdDatagram,
+    path: OsString,
+}
+
+impl Heart {
+    /// None where nobody started this process who listens.
+    ///
+    /// # Errors
+    /// When no socket can be made.
+    pub fn of_environment() -> std::io::Result<Option<Self>> {
+        let Some(path) = std::env::var_os(SOCKET) else { return Ok(None) };
+        let socket = StdDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Some(Self { socket, path }))
+    }
+
+    /// One beat. It is lost where nobody listens at this moment, or does not keep up: the next one follows.
+    pub fn beat(&self) {
+        let (Ok(()) | Err(_)) = send(&self.socket, &self.path, b"WATCHDOG=1\n");
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +159,23 @@ mod tests {
         assert_eq!(message.get("X_TANDEM_ENDPOINT"), Some("http://127.0.0.1:1"));
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn heartbeats_find_whoever_listens_now_and_wait_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n");
+        let socket = StdDatagram::unbound().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let heart = Heart { socket, path: path.clone().into() };
+        heart.beat();
+        for _ in 0..2 {
+            let socket = NotifySocket::bind(&path).unwrap();
+            // Far more than the kernel keeps for one that does not read.
+            (0..10_000).for_each(|_| heart.beat());
+            let message = socket.receive().await;
+            assert!(message.is_heartbeat() && !message.is_ready());
+        }
     }
 
     #[tokio::test]
