@@ -1,29 +1,27 @@
 //! Runs one group from its start to its end, as a process or in whatever other way the caller brings.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use serde::Deserialize;
-use tandem_process::{Adopt, Caps, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn, Stat};
+use tandem_process::{Adopt, Caps, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn, Stat, threads};
 use tandem_types::{Fault, State, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::adopt::{Left, sort};
-use crate::http::get;
 use crate::layout::Layout;
-use crate::logic::Silence;
+use crate::logic::watch::Verdict;
+use crate::probes::{Health, Hung};
 use crate::spec::{GroupSpec, Launch, Limits};
 use crate::stale::{Orphan, Readiness, orphans};
+use crate::status::EndKind;
 
-/// Time between two health probes of a group that is ready.
-const PROBE_PERIOD: Duration = Duration::from_secs(30);
-/// How long one probe may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// Time between two looks at how much memory a process has.
+const LOOK: Duration = Duration::from_secs(30);
 /// Processes and threads of a group; no group needs a tenth of it.
 const TASKS: u64 = 2_048;
-/// Grace for a process that no longer answers.
-const HUNG_GRACE: Duration = Duration::from_secs(5);
+/// Grace for a process that hangs.
+const HUNG_GRACE: Duration = Duration::from_millis(500);
 /// How often a process that was taken over before it was ready is asked whether it is, and how long it has to answer.
 const ASK: Duration = Duration::from_millis(500);
 
@@ -36,9 +34,15 @@ pub trait Runner: Send + Sync + 'static {
 /// How a group's run ended.
 #[derive(Debug, Clone, Default)]
 pub struct End {
+    /// What kind of end it was, if nobody ordered it.
+    pub kind: EndKind,
     /// In words, such as `killed by SIGKILL`.
     pub how: String,
-    /// Its last log lines, oldest first.
+    /// Since when it was in trouble, where it was before its end.
+    pub since: Option<Instant>,
+    /// Most memory it had.
+    pub peak_bytes: Option<u64>,
+    /// What its threads did when it hung, and its last log lines, oldest first.
     pub evidence: Vec<String>,
 }
 
@@ -47,7 +51,8 @@ pub struct End {
 pub(crate) enum News {
     Spawned(u32, String),
     Ready,
-    Health(State, String),
+    Health(Health),
+    Verdict(Verdict),
     Ended(End),
 }
 
@@ -62,12 +67,6 @@ pub struct Run {
     pub(crate) drain: Duration,
     pub(crate) stop: CancellationToken,
     pub(crate) news: mpsc::Sender<(usize, News)>,
-}
-
-#[derive(Deserialize)]
-struct Health {
-    state: State,
-    cause: String,
 }
 
 impl Run {
@@ -96,32 +95,10 @@ impl Run {
         self.stop.cancelled()
     }
 
-    /// Asks for the group's health again and again; returns when it no longer answers.
-    pub async fn probe(&self) {
-        let mut silence = Silence::default();
-        loop {
-            let health = match get(self.spec.contract, "/health", PROBE_LIMIT).await {
-                Ok(answer) => serde_json::from_slice::<Health>(&answer.body).map_err(|e| e.to_string()),
-                Err(fault) => Err(fault.message),
-            };
-            let answered = health.is_ok();
-            match health {
-                Ok(Health { state, cause }) => self.tell(News::Health(state, cause)).await,
-                Err(cause) => tracing::warn!(group = %self.spec.id, cause, "a health probe got no answer"),
-            }
-            if silence.heard(answered) {
-                return;
-            }
-            tokio::time::sleep(PROBE_PERIOD).await;
-        }
-    }
-
     /// Waits until the group's health says that it has started.
     async fn has_started(&self) {
         loop {
-            let answer = get(self.spec.contract, "/health", ASK).await.ok();
-            let health = answer.and_then(|answer| serde_json::from_slice::<Health>(&answer.body).ok());
-            if health.is_some_and(|health| health.state != State::Starting) {
+            if Health::ask(self.spec.contract, ASK).await.is_ok_and(|health| health.state != State::Starting) {
                 return;
             }
             tokio::time::sleep(ASK).await;
@@ -207,7 +184,7 @@ impl Process {
             Ok((child, record)) => self.stay(child, record).await,
             Err(fault) => {
                 let how = if self.run.taken.is_some() { "could not be taken over" } else { "could not be started" };
-                End { how: how.into(), evidence: vec![fault.message] }
+                End { how: how.into(), evidence: vec![fault.message], ..End::default() }
             }
         };
         // It names a process that has ended; the next start replaces it.
@@ -298,15 +275,24 @@ impl Process {
             });
             self.run.ready().await;
         }
-        tokio::select! {
-            exit = child.exited() => return self.end(exit, ""),
-            () = self.run.stopped() => {}
-            () = self.run.probe() => {
-                let why = format!(", after it left /health unanswered {} times in a row", Silence::MOST);
-                return self.end(child.stop(HUNG_GRACE).await, &why);
+        let mut looks = tokio::time::interval(LOOK);
+        let mut watch = std::pin::pin!(self.run.watch(Some(child.pid()), Some(child.messages())));
+        loop {
+            tokio::select! {
+                exit = child.exited() => return self.end(exit, ""),
+                () = self.run.stopped() => return self.stop(child, record).await,
+                hung = &mut watch => return self.end_hung(child, hung).await,
+                _ = looks.tick() => drop(child.usage()),
             }
         }
-        self.stop(child, record).await
+    }
+
+    async fn end_hung(&self, mut child: Child, hung: Hung) -> End {
+        tracing::warn!(group = %self.run.spec.id, how = hung.how, "hangs: ending it");
+        let mut evidence = threads(child.pid());
+        let end = self.end(child.stop(HUNG_GRACE).await, &format!(", after {}", hung.how));
+        evidence.extend(end.evidence);
+        End { kind: EndKind::Hang, since: Some(hung.since), evidence, ..end }
     }
 
     async fn stop(&self, mut child: Child, mut record: Option<Orphan>) -> End {
@@ -317,6 +303,8 @@ impl Process {
     fn end(&self, exit: tandem_process::Exit, circumstances: &str) -> End {
         let foreign = exit.code.is_none() && exit.signal.is_none() && self.run.taken.is_some();
         let whose = if foreign { ": it was started by a node that died" } else { "" };
-        End { how: format!("{exit}{whose}{circumstances}"), evidence: exit.evidence }
+        let kind = if exit.out_of_memory.is_some() { EndKind::OutOfMemory } else { EndKind::Crash };
+        let how = format!("{exit}{whose}{circumstances}");
+        End { kind, how, since: None, peak_bytes: exit.peak_bytes, evidence: exit.evidence }
     }
 }

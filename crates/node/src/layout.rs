@@ -47,7 +47,7 @@ impl Layout {
 
     /// Makes the folders, open to their owner only.
     pub fn make(&self) -> Result<(), Fault> {
-        for folder in [&self.data, &self.logs(), &self.run, &self.data.join("run")] {
+        for folder in [&self.data, &self.logs(), &self.ends_folder(), &self.run, &self.data.join("run")] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| {
                 Fault::unavailable(
                     reason::DISK,
@@ -79,6 +79,16 @@ impl Layout {
     /// The log of a group.
     pub fn log(&self, group: &GroupId) -> PathBuf {
         self.logs().join(format!("{}.log", group.group))
+    }
+
+    /// Folder of how groups ended.
+    pub(crate) fn ends_folder(&self) -> PathBuf {
+        self.data.join("ends")
+    }
+
+    /// How a group's processes ended.
+    pub(crate) fn ends(&self, group: &GroupId) -> PathBuf {
+        self.ends_folder().join(format!("{}.jsonl", group.group))
     }
 
     /// The log of a node that runs in the background.

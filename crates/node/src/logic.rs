@@ -1,12 +1,17 @@
-//! What the node does next: which group starts, which stops, when one is started again. No IO, no clock.
+//! What the node does next: which group starts, which stops, when one is started again, which one hangs. No IO, no
+//! clock.
 //!
 //! The driver tells what happened ([`Input`]) and does what comes out ([`Output`]). Time is a [`Moment`] on the node's
 //! own monotonic clock, so that a change of the wall clock shifts no wait.
 
-use std::collections::VecDeque;
+pub(crate) mod budget;
+pub(crate) mod watch;
+
 use std::time::Duration;
 
-/// Time since the node began.
+use budget::{Backoff, Chance, Pool};
+
+/// Time on the node's own clock.
 pub(crate) type Moment = Duration;
 
 /// A group as the order of starts sees it; others are named by their place in the list.
@@ -52,6 +57,15 @@ impl Phase {
     }
 }
 
+/// How a process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// Since when it was in trouble, where it was before its end: the wait before its next start counts from there.
+    pub(crate) since: Option<Moment>,
+    /// What shortens that wait.
+    pub(crate) chance: Chance,
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
@@ -71,8 +85,10 @@ pub(crate) enum Input {
     PeersSettled(usize),
     /// A group said READY.
     Ready(usize),
+    /// A former node saw a group's process end by itself.
+    EndedBefore(usize, Moment),
     /// A group's process ended, or could not be started.
-    Exited(usize),
+    Exited(usize, Ending),
     /// A person wants a group started anew.
     Restart(usize),
     /// A person has seen why a group failed: forget its failures and start it if it does not run.
@@ -107,6 +123,8 @@ struct Group {
     again: bool,
     starts: u32,
     backoff: Backoff,
+    /// Whether all that keeps it from being started again is that the node has done so too often.
+    held: bool,
 }
 
 impl Group {
@@ -121,6 +139,7 @@ impl Group {
 pub(crate) struct Machine {
     groups: Vec<Group>,
     wait: Duration,
+    pool: Pool,
     down: bool,
     ended: bool,
 }
@@ -137,8 +156,10 @@ impl Machine {
             again: false,
             starts: 0,
             backoff: Backoff::default(),
+            held: false,
         };
-        Self { groups: members.into_iter().map(group).collect(), wait, down: false, ended: false }
+        let groups = members.into_iter().map(group).collect();
+        Self { groups, wait, pool: Pool::default(), down: false, ended: false }
     }
 
     /// Where a group stands.
@@ -149,6 +170,16 @@ impl Machine {
     /// How often a group was started again.
     pub(crate) fn restarts(&self, group: usize) -> u32 {
         self.groups[group].starts.saturating_sub(1)
+    }
+
+    /// How often a group ended by itself in the last ten minutes, where that is often enough to be said.
+    pub(crate) fn flaps(&self, group: usize, now: Moment) -> Option<usize> {
+        self.groups[group].backoff.flaps(now)
+    }
+
+    /// Whether a group that backs off waits for the node's budget of restarts.
+    pub(crate) fn is_held(&self, group: usize) -> bool {
+        self.groups[group].held
     }
 
     /// Needs that a group still waits for.
@@ -218,7 +249,12 @@ impl Machine {
                     group.was_ready = true;
                 }
             }
-            Input::Exited(i) => self.exited(i, now, &mut out),
+            Input::EndedBefore(i, at) => {
+                self.groups[i].backoff.remember(at);
+                self.pool.remember(at);
+                return out;
+            }
+            Input::Exited(i, ending) => self.exited(i, now, ending, &mut out),
             Input::Restart(i) => self.again(i, true, &mut out),
             Input::Clear(i) => self.again(i, false, &mut out),
         }
@@ -231,12 +267,25 @@ impl Machine {
     }
 
     fn start(&mut self, i: usize, out: &mut Vec<Output>) {
-        self.groups[i].phase = Phase::Starting;
-        self.groups[i].starts += 1;
+        let group = &mut self.groups[i];
+        group.phase = Phase::Starting;
+        group.starts += 1;
+        group.held = false;
         out.push(Output::Start(i));
     }
 
-    fn exited(&mut self, i: usize, now: Moment, out: &mut Vec<Output>) {
+    /// Starts a group again without an order, unless the node has done so too often.
+    fn start_again(&mut self, i: usize, now: Moment, out: &mut Vec<Output>) {
+        match self.pool.take(now) {
+            Ok(()) => self.start(i, out),
+            Err(until) => {
+                self.groups[i].phase = Phase::BackingOff(until);
+                self.groups[i].held = true;
+            }
+        }
+    }
+
+    fn exited(&mut self, i: usize, now: Moment, ending: Ending, out: &mut Vec<Output>) {
         let group = &mut self.groups[i];
         let ordered = group.phase == Phase::Stopping;
         if self.down || (ordered && !group.again) {
@@ -245,8 +294,8 @@ impl Machine {
             group.again = false;
             self.start(i, out);
         } else {
-            group.phase = match group.backoff.failed(now) {
-                Some(wait) => Phase::BackingOff(now + wait),
+            group.phase = match group.backoff.failed(now, ending.chance) {
+                Some(wait) => Phase::BackingOff(ending.since.unwrap_or(now) + wait),
                 None => Phase::CrashLoop,
             };
         }
@@ -295,7 +344,7 @@ impl Machine {
                         out.push(Output::AwaitPeers(i));
                     }
                     Phase::Waiting if open(&group.member.needs) => self.start(i, out),
-                    Phase::BackingOff(until) if until <= now => self.start(i, out),
+                    Phase::BackingOff(until) if until <= now => self.start_again(i, now, out),
                     _ => {}
                 }
             }
@@ -327,48 +376,6 @@ impl Machine {
             self.ended = true;
             out.push(Output::Ended);
         }
-    }
-}
-
-/// When a process is started again: after 1 s doubling to 60 s, at most 5 times in 10 minutes.
-#[derive(Debug, Default)]
-struct Backoff {
-    recent: VecDeque<Moment>,
-}
-
-impl Backoff {
-    const MOST: usize = 5;
-    const WINDOW: Duration = Duration::from_secs(600);
-    const LONGEST: Duration = Duration::from_secs(60);
-
-    /// The process ended at `now`: how long to wait, or nothing when it did so too often.
-    fn failed(&mut self, now: Moment) -> Option<Duration> {
-        while self.recent.front().is_some_and(|at| now.saturating_sub(*at) >= Self::WINDOW) {
-            self.recent.pop_front();
-        }
-        if self.recent.len() >= Self::MOST {
-            return None;
-        }
-        let wait = Duration::from_secs(1 << self.recent.len()).min(Self::LONGEST);
-        self.recent.push_back(now);
-        Some(wait)
-    }
-}
-
-/// Counts probes in a row that got no answer.
-#[derive(Debug, Default)]
-pub(crate) struct Silence {
-    missed: u32,
-}
-
-impl Silence {
-    /// Probes in a row without an answer after which a process counts as hung.
-    pub(crate) const MOST: u32 = 3;
-
-    /// A probe was answered or not; whether the process counts as hung now.
-    pub(crate) fn heard(&mut self, answered: bool) -> bool {
-        self.missed = if answered { 0 } else { self.missed + 1 };
-        self.missed >= Self::MOST
     }
 }
 

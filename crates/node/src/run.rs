@@ -1,24 +1,30 @@
 //! The node itself: turns what happens into inputs of the order, and the order's outputs into deeds.
 
+mod describe;
+
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tandem_process::usage;
-use tandem_types::{Code, Fault, GroupId, GroupName, NodeName, State, Timestamp, reason};
+use tandem_types::{Code, Fault, GroupId, GroupName, NodeName, Timestamp, reason};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::control;
+use crate::ends;
 use crate::group::{News, Run, Runner};
 use crate::layout::Layout;
 use crate::lock::DataLock;
-use crate::logic::{Input, Machine, Member, Output, Phase};
+use crate::logic::budget::{Flaps, WINDOW};
+use crate::logic::watch::Verdict;
+use crate::logic::{Ending, Input, Machine, Member, Moment, Output, Phase};
 use crate::peers;
+use crate::probes::Health;
 use crate::spec::GroupSpec;
 use crate::stale::Orphan;
-use crate::status::{Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};
+use crate::status::{EndKind, Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};
 
 /// Events that a slow follower may be behind before it is given a fresh picture instead.
 const EVENTS: usize = 256;
@@ -195,6 +201,7 @@ fn first_status(spec: &GroupSpec, since: Timestamp) -> GroupStatus {
         group: spec.id.clone(),
         state: if spec.built { GroupState::Waiting } else { GroupState::NotBuilt },
         reason: String::new(),
+        notice: String::new(),
         since,
         pid: None,
         rss_bytes: None,
@@ -214,7 +221,9 @@ struct Keeping {
     pid: Option<u32>,
     started: Option<Instant>,
     ready_ms: Option<u64>,
-    health: Option<(State, String)>,
+    health: Option<Health>,
+    verdict: Option<Verdict>,
+    flaps: Flaps,
     last_exit: Option<ExitStatus>,
     ended: Option<Instant>,
     /// What holds it to its limits.
@@ -222,6 +231,8 @@ struct Keeping {
 }
 
 struct Driver {
+    /// When it began.
+    since: Timestamp,
     config: NodeConfig,
     shared: Arc<Shared>,
     lock: DataLock,
@@ -236,6 +247,19 @@ struct Driver {
 }
 
 impl Driver {
+    /// The time on the clock of the order of starts. It begins where what former nodes saw still counts.
+    fn now(&self) -> Moment {
+        self.moment(Instant::now())
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        WINDOW + at.saturating_duration_since(self.shared.began)
+    }
+
+    fn instant(&self, at: Moment) -> Instant {
+        self.shared.began + at.saturating_sub(WINDOW)
+    }
+
     fn new(config: NodeConfig, shared: Arc<Shared>, lock: DataLock, runner: Arc<dyn Runner>) -> Self {
         let place = |name: &GroupName| config.groups.iter().position(|g| g.id.group == *name);
         let members = config.groups.iter().map(|group| Member {
@@ -249,21 +273,23 @@ impl Driver {
         let (settled, settlings) = mpsc::channel(64);
         let groups = config.groups.iter().map(|_| Keeping::default()).collect();
         let tasks = JoinSet::new();
-        Self { config, shared, lock, runner, machine, groups, news, inbox, settled, settlings, tasks }
+        let since = SystemTime::now().into();
+        Self { since, config, shared, lock, runner, machine, groups, news, inbox, settled, settlings, tasks }
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
+        self.remember();
         self.take_over();
         let mut input = Some(Input::Tick);
         loop {
-            let outputs = input.map(|input| self.machine.step(self.shared.began.elapsed(), input)).unwrap_or_default();
+            let outputs = input.map(|input| self.machine.step(self.now(), input)).unwrap_or_default();
             let ended = outputs.contains(&Output::Ended);
             outputs.into_iter().for_each(|output| self.perform(output));
             self.tell();
             if ended {
                 break;
             }
-            let wake = self.machine.wake().map(|at| self.shared.began + at);
+            let wake = self.machine.wake().map(|at| self.instant(at));
             input = tokio::select! {
                 Some((place, news)) = self.inbox.recv() => self.heard(place, news),
                 Some(place) = self.settlings.recv() => Some(Input::PeersSettled(place)),
@@ -315,13 +341,30 @@ impl Driver {
         }
     }
 
+    /// A node that died is no reason to restart more often: what ended under it counts.
+    fn remember(&mut self) {
+        if self.lock.former().is_none() {
+            return;
+        }
+        let (now, wall): (Moment, Timestamp) = (self.now(), SystemTime::now().into());
+        let mut seen = Vec::new();
+        for (i, spec) in self.config.groups.iter().enumerate() {
+            let ends = ends::of(&self.config.layout, &spec.id).into_iter().filter(|end| end.kind != EndKind::Ordered);
+            seen.extend(ends.filter_map(|end| Some((now.checked_sub(wall.since(end.at))?, i))));
+        }
+        seen.sort_unstable();
+        for (at, i) in seen {
+            self.machine.step(now, Input::EndedBefore(i, at));
+        }
+    }
+
     /// Goes on with what a dead node left running, before anything is started.
     fn take_over(&mut self) {
         for orphan in std::mem::take(&mut self.config.taken) {
             let Some(i) = self.config.groups.iter().position(|spec| spec.id == orphan.group) else { continue };
             tracing::info!(group = %orphan.group, pid = orphan.pid, "taken over from a node that died");
             let input = Input::TookOver { group: i, ready: orphan.ready.is_some(), restarts: orphan.restarts };
-            self.machine.step(self.shared.began.elapsed(), input);
+            self.machine.step(self.now(), input);
             let now: Timestamp = SystemTime::now().into();
             self.groups[i] = Keeping {
                 started: Instant::now().checked_sub(now.since(orphan.since)),
@@ -341,8 +384,13 @@ impl Driver {
     }
 
     fn start(&mut self, i: usize) {
-        let last_exit = self.groups[i].last_exit.take();
-        self.groups[i] = Keeping { started: Some(Instant::now()), last_exit, ..Keeping::default() };
+        let former = std::mem::take(&mut self.groups[i]);
+        self.groups[i] = Keeping {
+            started: Some(Instant::now()),
+            last_exit: former.last_exit,
+            flaps: former.flaps,
+            ..Keeping::default()
+        };
         self.attend(i, None);
     }
 
@@ -365,6 +413,7 @@ impl Driver {
     }
 
     fn heard(&mut self, i: usize, news: News) -> Option<Input> {
+        let now = self.now();
         let id = &self.config.groups[i].id;
         let group = &mut self.groups[i];
         match news {
@@ -379,25 +428,47 @@ impl Driver {
                 tracing::info!(group = %id, ready_ms = group.ready_ms, "ready");
                 Some(Input::Ready(i))
             }
-            News::Health(state, cause) => {
-                if group.health.as_ref().map(|h| h.0) != Some(state) {
-                    tracing::info!(group = %id, %state, cause, "health");
+            News::Health(health) => {
+                if group.health.as_ref().map(|h| h.state) != Some(health.state) {
+                    tracing::info!(group = %id, state = %health.state, cause = health.cause, "health");
                 }
-                group.health = Some((state, cause));
+                group.flaps.seen(now, health.state.serves());
+                group.health = Some(health);
+                None
+            }
+            News::Verdict(verdict) => {
+                if group.verdict.unwrap_or(Verdict::Well) != verdict {
+                    tracing::info!(group = %id, ?verdict, "watched");
+                }
+                group.verdict = Some(verdict);
                 None
             }
             News::Ended(end) => {
-                group.pid = None;
+                let pid = group.pid.take();
                 group.health = None;
+                group.verdict = None;
                 group.ended = Some(Instant::now());
-                if self.machine.phase(i) == Phase::Stopping {
-                    tracing::info!(group = %id, how = end.how, "ended");
-                } else {
-                    tracing::warn!(group = %id, how = end.how, evidence = end.evidence.join(" | "), "ended by itself");
-                    let at = SystemTime::now().into();
-                    group.last_exit = Some(ExitStatus { how: end.how, at, evidence: end.evidence });
+                let ordered = self.machine.phase(i) == Phase::Stopping;
+                let exit = ExitStatus {
+                    kind: if ordered { EndKind::Ordered } else { end.kind },
+                    how: end.how,
+                    at: SystemTime::now().into(),
+                    pid,
+                    peak_bytes: end.peak_bytes,
+                    evidence: end.evidence,
+                };
+                if let Err(fault) = ends::keep(&self.config.layout, id, &exit) {
+                    tracing::warn!(%fault, "an end is not kept");
                 }
-                Some(Input::Exited(i))
+                if ordered {
+                    tracing::info!(group = %id, how = exit.how, "ended");
+                } else {
+                    let evidence = exit.evidence.join(" | ");
+                    tracing::warn!(group = %id, kind = exit.kind.as_str(), how = exit.how, evidence, "ended by itself");
+                    group.last_exit = Some(exit);
+                }
+                let since = end.since.map(|at| self.moment(at));
+                Some(Input::Exited(i, Ending { since, chance: rand::random() }))
             }
         }
     }
@@ -410,7 +481,8 @@ impl Driver {
             let mut status = self.shared.status.write().unwrap_or_else(PoisonError::into_inner);
             status.ending = self.machine.is_down();
             for i in 0..self.groups.len() {
-                let (state, reason) = self.describe(i);
+                let notice = self.notice(i);
+                let (state, reason) = self.describe(i, &notice);
                 let old = &mut status.groups[i];
                 let group = &self.groups[i];
                 let mut limits = old.limits.clone();
@@ -421,6 +493,7 @@ impl Driver {
                     limits,
                     state,
                     reason,
+                    notice,
                     since: if state == old.state { old.since } else { now },
                     pid: group.pid,
                     restarts: self.machine.restarts(i),
@@ -444,45 +517,6 @@ impl Driver {
             }
         }
         happenings.into_iter().for_each(|what| self.emit(what));
-    }
-
-    /// A group's state and the reason for it, in words.
-    fn describe(&self, i: usize) -> (GroupState, String) {
-        let names = |places: Vec<usize>| {
-            places.into_iter().map(|p| self.config.groups[p].id.group.as_str()).collect::<Vec<_>>().join(", ")
-        };
-        let ended = || self.groups[i].last_exit.as_ref().map(|e| e.how.clone()).unwrap_or_default();
-        let name = &self.config.groups[i].id.group;
-        match self.machine.phase(i) {
-            Phase::NotBuilt => (GroupState::NotBuilt, "there is no code for any of its agents".into()),
-            Phase::Waiting => (GroupState::Waiting, format!("for {}", names(self.machine.missing(i)))),
-            Phase::WaitingForPeers => {
-                let peers: Vec<String> = self.config.groups[i].after.iter().map(|p| p.group.to_string()).collect();
-                (GroupState::Waiting, format!("for {}", peers.join(", ")))
-            }
-            Phase::Starting if self.machine.is_late(i) => {
-                (GroupState::Starting, format!("not ready within {} s", self.config.start_wait.as_secs()))
-            }
-            Phase::Starting => (GroupState::Starting, String::new()),
-            Phase::Ready => {
-                let (state, cause) = self.groups[i].health.clone().unwrap_or((State::Ready, String::new()));
-                let without = names(self.machine.without(i));
-                let without = if without.is_empty() { without } else { format!("started without {without}") };
-                let reason = [cause, without].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; ");
-                (state.into(), reason)
-            }
-            Phase::BackingOff(until) => {
-                let since = self.groups[i].ended.map(|at| at.duration_since(self.shared.began)).unwrap_or_default();
-                let wait = until.saturating_sub(since).as_secs_f32().round();
-                (GroupState::BackingOff, format!("{}; starts again {wait} s after that", ended()))
-            }
-            Phase::CrashLoop => (
-                GroupState::CrashLoop,
-                format!("{}, too often; `tandem logs {name}` shows why, `tandem restart {name}` tries again", ended()),
-            ),
-            Phase::Stopping => (GroupState::Stopping, "finishing what there is".into()),
-            Phase::Stopped => (GroupState::Stopped, String::new()),
-        }
     }
 }
 

@@ -21,6 +21,10 @@ pub enum GroupState {
     Ready,
     /// Serves, but poorer than it could.
     Degraded,
+    /// Keeps a probe or a heartbeat waiting, and is asked more often for that.
+    Suspect,
+    /// Its process is stopped, by a signal or a debugger.
+    Paused,
     /// Runs and cannot serve its main purpose.
     Unavailable,
     /// A required agent has failed.
@@ -44,6 +48,8 @@ impl GroupState {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Degraded => "degraded",
+            Self::Suspect => "suspect",
+            Self::Paused => "paused",
             Self::Unavailable => "unavailable",
             Self::Failed => "failed",
             Self::BackingOff => "backing off",
@@ -80,14 +86,47 @@ impl From<State> for GroupState {
     }
 }
 
+/// What kind of end a process had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndKind {
+    /// It ended by itself, or could not be started.
+    #[default]
+    Crash,
+    /// It hung, and its node ended it.
+    Hang,
+    /// The kernel ended it, or something of it, for memory.
+    OutOfMemory,
+    /// Somebody wanted it to end.
+    Ordered,
+}
+
+impl EndKind {
+    /// The kind in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Hang => "hang",
+            Self::OutOfMemory => "out of memory",
+            Self::Ordered => "ordered",
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
+    /// What kind of end it was.
+    pub kind: EndKind,
     /// In words, such as `killed by SIGKILL`.
     pub how: String,
     /// When.
     pub at: Timestamp,
-    /// Its last log lines, oldest first.
+    /// Its process; none when there was none.
+    pub pid: Option<u32>,
+    /// Most memory it had, or its control group, as far as that was looked at.
+    pub peak_bytes: Option<u64>,
+    /// What its threads did when it hung, and its last log lines, oldest first.
     pub evidence: Vec<String>,
 }
 
@@ -100,6 +139,8 @@ pub struct GroupStatus {
     pub state: GroupState,
     /// Why, in words; empty for `ready`.
     pub reason: String,
+    /// What the node noticed of it by itself, such as `answers in 1.8 s`; part of the reason, empty as a rule.
+    pub notice: String,
     /// Since when.
     pub since: Timestamp,
     /// Its process, while one runs.

@@ -122,7 +122,7 @@ fn mark(state: GroupState) -> String {
     match state {
         GroupState::Ready => style::good("✔"),
         GroupState::Failed | GroupState::CrashLoop => style::bad("✘"),
-        GroupState::Degraded | GroupState::Unavailable => style::warn("!"),
+        GroupState::Degraded | GroupState::Unavailable | GroupState::Suspect | GroupState::Paused => style::warn("!"),
         _ => " ".into(),
     }
 }

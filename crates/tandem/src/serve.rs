@@ -11,8 +11,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{Clock, FleetView, Peers};
 use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig};
-use tandem_node::{End, Layout, Run, Runner};
-use tandem_process::{Enforcement, notify};
+use tandem_node::{End, Hung, Layout, Run, Runner};
+use tandem_process::{Enforcement, Heart, notify};
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, GroupId, reason};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +27,8 @@ use crate::{FAILED, Outcome, logging, memory, view};
 const THREADS: usize = 2;
 /// Stack of such a thread: what is not touched costs nothing, and builds that are not optimised touch much.
 const STACK_BYTES: usize = 4 << 20;
+/// Time between two heartbeats of a group's process.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often finished measurements are folded together, so that they do not pile up between two scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(30);
 
@@ -135,6 +137,7 @@ async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
             () = &mut ended => {}
             () = home.upkeep() => {}
             () = memory::stay_small() => {}
+            () = live(&open.host) => {}
         }
     }
     say(&[("STOPPING", "1")]);
@@ -145,6 +148,24 @@ async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
         return Ok(ExitCode::from(FAILED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says again and again that the group lives, each time after it has answered itself: a runtime or a server that hangs
+/// says nothing. Never ends by itself.
+async fn live(host: &GroupHost) {
+    let heart = match Heart::of_environment() {
+        Ok(Some(heart)) => heart,
+        Ok(None) => return std::future::pending().await,
+        Err(error) => {
+            tracing::warn!(%error, "no heartbeats are sent: the group is watched by probes alone");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        host.answers().await;
+        heart.beat();
+        tokio::time::sleep(HEARTBEAT).await;
+    }
 }
 
 fn pin<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
@@ -206,13 +227,19 @@ impl InProcess {
     }
 }
 
+fn note(hung: &Hung) {
+    tracing::warn!(how = hung.how, "the process hangs");
+}
+
 impl Runner for InProcess {
     fn run(&self, run: Run) -> BoxFuture<'static, End> {
         let (home, peers) = (self.home.clone(), self.peers.clone());
         Box::pin(async move {
             let open = match home.open(run.spec().id.clone(), peers).await {
                 Ok(open) => open,
-                Err(fault) => return End { how: "could not be started".into(), evidence: vec![fault.message] },
+                Err(fault) => {
+                    return End { how: "could not be started".into(), evidence: vec![fault.message], ..End::default() };
+                }
             };
             let enforcement = Enforcement::none("all groups are one process").to_string();
             run.spawned(std::process::id(), enforcement).await;
@@ -221,8 +248,8 @@ impl Runner for InProcess {
                     run.ready().await;
                     tokio::select! {
                         () = run.stopped() => {}
-                        // Its health is the process's own: a silent probe is noted, and nothing else can be ended.
-                        () = async { run.probe().await; std::future::pending().await } => {}
+                        // A hang is the process's own: it is noted, and there is nothing else that could be ended.
+                        () = async { loop { note(&run.watch(None, None).await) } } => {}
                     }
                 }
                 () = run.stopped() => {}
@@ -230,7 +257,7 @@ impl Runner for InProcess {
             let cut_off = open.close(run.drain()).await;
             let how =
                 if cut_off == 0 { "ended in order".into() } else { format!("ended, {cut_off} calls were cut off") };
-            End { how, evidence: vec![] }
+            End { how, ..End::default() }
         })
     }
 }

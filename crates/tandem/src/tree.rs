@@ -117,7 +117,11 @@ fn said(group: &GroupStatus, health: Option<&Value>) -> GroupState {
     let word = health.and_then(|h| h["state"].as_str()).and_then(|word| word.parse::<State>().ok());
     match group.state {
         GroupState::Ready | GroupState::Degraded | GroupState::Unavailable | GroupState::Failed => {
-            word.map_or(group.state, GroupState::from)
+            match word.map_or(group.state, GroupState::from) {
+                // A group does not know that it is slow.
+                GroupState::Ready if !group.notice.is_empty() => group.state,
+                own => own,
+            }
         }
         other => other,
     }
@@ -131,6 +135,9 @@ fn rows(group: &GroupStatus, health: Option<&Value>, plan: Option<&Plan>, now: T
         .then(|| cause.into())
         .into_iter()
         .collect();
+    if !group.notice.is_empty() && !notes.iter().any(|note| note.contains(&group.notice)) {
+        notes.push(group.notice.clone());
+    }
     notes.extend(group.last_exit.as_ref().map(|exit| {
         let line = last_words(&exit.evidence).map(|line| format!(": {line}")).unwrap_or_default();
         format!("last ended {} ago, {}{line}", age(exit.at, now), exit.how)
@@ -224,7 +231,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use serde_json::json;
-    use tandem_node::{ExitStatus, GroupSpec, Limits};
+    use tandem_node::{EndKind, ExitStatus, GroupSpec, Limits};
 
     use super::*;
     use crate::fleet::Source;
@@ -237,6 +244,7 @@ mod tests {
             group: spec.id.clone(),
             state,
             reason: reason.into(),
+            notice: String::new(),
             since: start.into(),
             pid: None,
             rss_bytes: None,
@@ -255,9 +263,16 @@ mod tests {
             limits: Limits { enforcement: kept.into(), ..spec("infra_core").limits.clone() },
             ..group(spec("infra_core"), GroupState::Ready, "")
         };
-        let end =
-            ExitStatus { how: "killed by SIGKILL".into(), at: start.into(), evidence: vec!["its last words".into()] };
+        let end = ExitStatus {
+            kind: EndKind::Crash,
+            how: "killed by SIGKILL".into(),
+            at: start.into(),
+            pid: Some(7),
+            peak_bytes: None,
+            evidence: vec!["its last words".into()],
+        };
         let broken = GroupStatus {
+            notice: "ended by itself 3 times in 10 minutes".into(),
             restarts: 2,
             pid: Some(9),
             limits: Limits { enforcement: "cgroup v1: CPU, tasks".into(), ..spec("coordination").limits.clone() },
@@ -304,6 +319,7 @@ limits cgroup v1: CPU, tasks
 ├─ coordination             degraded    1 min             2 restarts  :8201
 │  │    ModelManagerSuite lost its engine and starts another one, which takes a
 │  │    moment
+│  │    ended by itself 3 times in 10 minutes
 │  │    last ended 1 min ago, killed by SIGKILL: its last words
 │  ├─ ModelManagerSuite     degraded   900 ms             no engine
 │  └─ engine tiny           ready              200.0 MiB

@@ -11,6 +11,15 @@ fn member(needs: &[usize]) -> Member {
     Member { needs: needs.to_vec(), built: true, ..Member::default() }
 }
 
+/// The end of a group's process, after which the whole wait is waited.
+fn exited(group: usize) -> Input {
+    Input::Exited(group, Ending { since: None, chance: Chance::MAX })
+}
+
+fn millis(millis: u64) -> Moment {
+    Duration::from_millis(millis)
+}
+
 /// `0 <- 1 <- 2`, and 3 beside them.
 fn chain() -> Machine {
     Machine::new(vec![member(&[]), member(&[0]), member(&[1]), member(&[])], WAIT)
@@ -69,28 +78,71 @@ fn a_group_that_keeps_ending_is_given_up_and_can_be_cleared() {
     let mut machine = chain();
     machine.step(at(0), Input::Tick);
     let mut now = at(1);
-    for wait in [1, 2, 4, 8, 16] {
-        assert_eq!(machine.step(now, Input::Exited(0)), []);
-        assert_eq!(machine.phase(0), Phase::BackingOff(now + at(wait)));
-        now += at(wait);
+    for wait in [200, 2_000, 4_000, 8_000, 16_000].map(millis) {
+        assert_eq!(machine.step(now, exited(0)), []);
+        assert_eq!(machine.phase(0), Phase::BackingOff(now + wait));
+        now += wait;
         assert_eq!(machine.step(now, Input::Tick), [Output::Start(0)]);
     }
     // Waiting longer has no point, so that whoever needs it goes on at once.
-    assert_eq!(machine.step(now, Input::Exited(0)), [Output::Start(1)]);
+    assert_eq!(machine.step(now, exited(0)), [Output::Start(1)]);
     assert_eq!(machine.phase(0), Phase::CrashLoop);
     assert_eq!(machine.restarts(0), 5);
     assert_eq!(machine.step(now, Input::Clear(0)), [Output::Start(0)]);
-    machine.step(now, Input::Exited(0));
-    assert_eq!(machine.phase(0), Phase::BackingOff(now + at(1)));
+    machine.step(now, exited(0));
+    assert_eq!(machine.phase(0), Phase::BackingOff(now + millis(200)));
 }
 
 #[test]
-fn old_failures_are_forgotten_and_waits_never_pass_a_minute() {
-    let mut backoff = Backoff::default();
-    let waits: Vec<_> = (0..6).map(|i| backoff.failed(at(i))).collect();
-    assert_eq!(waits, [1, 2, 4, 8, 16].map(|s| Some(at(s))).into_iter().chain([None]).collect::<Vec<_>>());
-    assert_eq!(backoff.failed(at(600)), Some(at(16)));
-    assert_eq!(backoff.failed(at(2000)), Some(at(1)));
+fn a_wait_counts_from_the_beginning_of_the_trouble() {
+    let mut machine = chain();
+    machine.step(at(0), Input::Tick);
+    machine.step(at(1), exited(3));
+    machine.step(at(2), Input::Tick);
+    // It hung for three seconds, of which two are the wait.
+    let ending = Ending { since: Some(at(10)), chance: Chance::MAX };
+    assert_eq!(machine.step(at(13), Input::Exited(3, ending)), [Output::Start(3)]);
+}
+
+#[test]
+fn a_node_restarts_no_more_than_its_budget_and_says_who_is_held() {
+    let mut machine = Machine::new((0..9).map(|_| member(&[])).collect(), WAIT);
+    machine.step(at(0), Input::Tick);
+    let mut starts = 0;
+    // Each of five groups would be started again four times, and the budget is twenty.
+    for round in 1..=4 {
+        for i in 0..5 {
+            machine.step(at(round * 20), exited(i));
+        }
+        starts += machine.step(at(round * 20 + 19), Input::Tick).len();
+    }
+    assert_eq!((starts, machine.is_held(5)), (20, false));
+    machine.step(at(100), exited(5));
+    assert_eq!(machine.step(at(101), Input::Tick), []);
+    assert!(machine.is_held(5));
+    // The first of the twenty was ten minutes ago.
+    assert_eq!(machine.phase(5), Phase::BackingOff(at(639)));
+    assert_eq!(machine.wake(), Some(at(639)));
+    // A person may do what the node may not.
+    machine.step(at(102), exited(6));
+    assert_eq!(machine.step(at(103), Input::Restart(6)), [Output::Start(6)]);
+    assert_eq!(machine.step(at(639), Input::Tick), [Output::Start(5)]);
+    assert!(!machine.is_held(5));
+}
+
+#[test]
+fn what_a_former_node_saw_counts() {
+    let mut machine = chain();
+    for i in 0..4 {
+        assert_eq!(machine.step(at(600), Input::EndedBefore(3, at(500 + i))), []);
+    }
+    machine.step(at(600), Input::Tick);
+    assert_eq!(machine.flaps(3, at(600)), Some(4));
+    machine.step(at(601), exited(3));
+    assert_eq!(machine.phase(3), Phase::BackingOff(at(617)));
+    machine.step(at(617), Input::Tick);
+    machine.step(at(618), exited(3));
+    assert_eq!(machine.phase(3), Phase::CrashLoop);
 }
 
 #[test]
@@ -100,7 +152,7 @@ fn a_restart_ends_and_starts_one_group_only() {
     machine.step(at(1), Input::Ready(0));
     assert_eq!(machine.step(at(2), Input::Restart(0)), [Output::Stop(0)]);
     assert_eq!(machine.step(at(2), Input::Restart(0)), []);
-    assert_eq!(machine.step(at(3), Input::Exited(0)), [Output::Start(0)]);
+    assert_eq!(machine.step(at(3), exited(0)), [Output::Start(0)]);
     assert_eq!(machine.phase(1), Phase::Starting);
 }
 
@@ -110,7 +162,7 @@ fn a_dependant_is_not_touched_when_its_need_ends_later() {
     machine.step(at(0), Input::Tick);
     machine.step(at(1), Input::Ready(0));
     machine.step(at(2), Input::Ready(1));
-    assert_eq!(machine.step(at(3), Input::Exited(0)), []);
+    assert_eq!(machine.step(at(3), exited(0)), []);
     assert_eq!((machine.phase(1), machine.phase(2)), (Phase::Ready, Phase::Starting));
 }
 
@@ -122,11 +174,11 @@ fn down_is_the_start_backwards() {
         machine.step(at(1), Input::Ready(i));
     }
     assert_eq!(machine.step(at(2), Input::Down), [Output::Stop(2), Output::Stop(3)]);
-    assert_eq!(machine.step(at(3), Input::Exited(2)), [Output::Stop(1)]);
+    assert_eq!(machine.step(at(3), exited(2)), [Output::Stop(1)]);
     assert_eq!(machine.step(at(3), Input::Restart(2)), []);
-    assert_eq!(machine.step(at(4), Input::Exited(1)), [Output::Stop(0)]);
-    assert_eq!(machine.step(at(5), Input::Exited(3)), []);
-    assert_eq!(machine.step(at(6), Input::Exited(0)), [Output::Ended]);
+    assert_eq!(machine.step(at(4), exited(1)), [Output::Stop(0)]);
+    assert_eq!(machine.step(at(5), exited(3)), []);
+    assert_eq!(machine.step(at(6), exited(0)), [Output::Ended]);
     assert_eq!(machine.step(at(7), Input::Tick), []);
 }
 
@@ -151,13 +203,6 @@ fn peers_are_asked_once_and_the_start_goes_on_after_them() {
     assert_eq!(machine.step(at(1), Input::Tick), []);
     assert_eq!(machine.step(at(2), Input::PeersSettled(0)), [Output::Start(0)]);
     assert_eq!(machine.step(at(3), Input::PeersSettled(0)), []);
-}
-
-#[test]
-fn three_probes_in_a_row_without_an_answer_are_too_many() {
-    let mut silence = Silence::default();
-    let answers = [false, false, true, false, false, false];
-    assert_eq!(answers.map(|a| silence.heard(a)), [false, false, false, false, false, true]);
 }
 
 /// Groups whose needs point to earlier ones only, so that there is no circle.
@@ -190,7 +235,7 @@ impl World {
         if let Input::Ready(i) = input {
             self.was_ready[i] = true;
         }
-        if let Input::Exited(i) = input {
+        if let Input::Exited(i, _) = input {
             self.runs[i] = false;
         }
         self.down |= input == Input::Down;
@@ -247,7 +292,7 @@ proptest! {
             let i = index.index(count);
             match what {
                 0..=2 if world.machine.phase(i) == Phase::Starting => world.step(now, Input::Ready(i)),
-                3 if world.runs[i] => world.step(now, Input::Exited(i)),
+                3 if world.runs[i] => world.step(now, exited(i)),
                 4 => world.step(now, Input::Restart(i)),
                 5 => world.step(now, Input::Clear(i)),
                 6 if world.machine.phase(i) == Phase::WaitingForPeers => world.step(now, Input::PeersSettled(i)),
@@ -257,7 +302,7 @@ proptest! {
         world.step(now, Input::Down);
         for _ in 0..count {
             let stopping: Vec<usize> = (0..count).filter(|i| world.machine.phase(*i) == Phase::Stopping).collect();
-            stopping.into_iter().for_each(|i| world.step(now, Input::Exited(i)));
+            stopping.into_iter().for_each(|i| world.step(now, exited(i)));
         }
         prop_assert!(world.ended, "{:?}", world.machine);
     }
@@ -273,7 +318,7 @@ proptest! {
         for _ in 0..count * 20 {
             while let Some(output) = todo.pop() {
                 let input = match output {
-                    Output::Start(i) if i == sick => Input::Exited(i),
+                    Output::Start(i) if i == sick => exited(i),
                     Output::Start(i) => Input::Ready(i),
                     Output::AwaitPeers(i) => Input::PeersSettled(i),
                     _ => continue,

@@ -1,0 +1,119 @@
+//! Watches the process of one group: sends its probes, hears its heartbeats, looks at it, as the watch wants it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tandem_process::{Message, NotifySocket, Stat};
+use tandem_types::{Fault, State};
+use tokio::task::JoinSet;
+
+use crate::group::{News, Run};
+use crate::http::get;
+use crate::logic::Moment;
+use crate::logic::watch::{Act, Fact, Hang, Watch};
+
+/// What a group says of its health.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Health {
+    pub(crate) state: State,
+    pub(crate) cause: String,
+}
+
+impl Health {
+    /// Asks for it.
+    ///
+    /// # Errors
+    /// When there is no answer, or none that can be read.
+    pub(crate) async fn ask(address: SocketAddr, within: Duration) -> Result<Self, Fault> {
+        let answer = get(address, "/health", within).await?;
+        serde_json::from_slice(&answer.body)
+            .map_err(|e| Fault::internal(format!("what {address} says of its health cannot be read: {e}")))
+    }
+}
+
+/// A process that hangs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hung {
+    /// Since when it was suspect.
+    pub since: Instant,
+    /// What it lacks, as the rest of a sentence about it.
+    pub how: String,
+}
+
+/// What a probe brought.
+enum Probed {
+    Health(Duration, Health),
+    Refused(Fault),
+    /// Nothing, in all the time it had.
+    Nothing,
+}
+
+async fn probe(address: SocketAddr, limit: Duration) -> Probed {
+    let began = Instant::now();
+    match tokio::time::timeout(limit, Health::ask(address, Duration::MAX)).await {
+        Ok(Ok(health)) => Probed::Health(began.elapsed(), health),
+        Ok(Err(fault)) => Probed::Refused(fault),
+        Err(_) => Probed::Nothing,
+    }
+}
+
+async fn heard(messages: Option<&NotifySocket>) -> Message {
+    match messages {
+        Some(socket) => socket.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Run {
+    /// Watches over a group that is ready until it hangs. Heartbeats come by `messages`; `pid` is the process that is
+    /// looked at before it is blamed.
+    pub async fn watch(&self, pid: Option<u32>, messages: Option<Arc<NotifySocket>>) -> Hung {
+        let began = Instant::now();
+        let mut watch = Watch::new(Moment::ZERO);
+        let mut acts: VecDeque<Act> = watch.step(Moment::ZERO, Fact::Tick).into();
+        let mut probes = JoinSet::new();
+        let mut told = None;
+        loop {
+            while let Some(act) = acts.pop_front() {
+                match act {
+                    Act::Probe(limit) => drop(probes.spawn(probe(self.spec.contract, limit))),
+                    Act::Look => {
+                        let stopped = pid.and_then(Stat::of).is_some_and(Stat::is_stopped);
+                        acts.extend(watch.step(began.elapsed(), Fact::Looked { stopped }));
+                    }
+                    Act::Hung(Hang { since, lack }) => {
+                        return Hung { since: began + since, how: lack.words().to_owned() };
+                    }
+                }
+            }
+            if told != Some(watch.verdict()) {
+                told = Some(watch.verdict());
+                self.tell(News::Verdict(watch.verdict())).await;
+            }
+            let fact = tokio::select! {
+                message = heard(messages.as_deref()) => if message.is_heartbeat() { Fact::Beat } else { continue },
+                Some(probed) = probes.join_next() => match probed {
+                    Ok(Probed::Health(took, health)) => {
+                        self.tell(News::Health(health)).await;
+                        Fact::Answered(took)
+                    }
+                    Ok(Probed::Refused(fault)) => {
+                        tracing::warn!(group = %self.spec.id, %fault, "a health probe was refused");
+                        Fact::Refused
+                    }
+                    Ok(Probed::Nothing) => {
+                        tracing::warn!(group = %self.spec.id, "a health probe got no answer");
+                        continue;
+                    }
+                    // Only the end of the runtime ends a probe by itself.
+                    Err(_) => continue,
+                },
+                () = tokio::time::sleep_until((began + watch.wake()).into()) => Fact::Tick,
+            };
+            acts.extend(watch.step(began.elapsed(), fact));
+        }
+    }
+}
