@@ -112,6 +112,9 @@ pub(crate) struct AskArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// How groups ended, the last twenty times each; of one group with all that was kept as evidence
+    #[arg(long, value_name = "GROUP", num_args = 0..=1)]
+    pub(crate) exits: Option<Option<String>>,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,

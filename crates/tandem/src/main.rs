@@ -5,6 +5,7 @@ mod cli;
 mod doctor;
 mod down;
 mod evaluate;
+mod exits;
 mod facts;
 mod fleet;
 mod live;

@@ -11,12 +11,15 @@ use tandem_types::reason;
 use crate::cli::StatusArgs;
 use crate::place::Place;
 use crate::tree::tree;
-use crate::{NO_NODE, Outcome, fleet, style};
+use crate::{NO_NODE, Outcome, exits, fleet, style};
 
 /// How long a group has to say how it is doing.
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: StatusArgs, place: Place) -> Outcome {
+    if let Some(group) = &args.exits {
+        return exits::run(group.as_deref(), args.json, &place);
+    }
     let status = match place.control().status().await {
         Ok(status) => status,
         Err(fault) if fault.reason == reason::PEER_AWAY => return nobody(&args, &place),
