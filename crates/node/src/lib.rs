@@ -17,6 +17,8 @@ mod logic;
 mod peers;
 mod probes;
 mod run;
+#[cfg(test)]
+mod sim;
 mod spec;
 mod stale;
 mod status;
