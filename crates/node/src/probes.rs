@@ -94,6 +94,8 @@ impl Run {
                 self.tell(News::Verdict(watch.verdict())).await;
             }
             let fact = tokio::select! {
+                // What came while the node did not run counts before the time that passed.
+                biased;
                 message = heard(messages.as_deref()) => if message.is_heartbeat() { Fact::Beat } else { continue },
                 Some(probed) = probes.join_next() => match probed {
                     Ok(Probed::Health(took, health)) => {

@@ -17,6 +17,8 @@ const SECOND: Moment = Moment::from_secs(1);
 /// Grace of a process that hangs, and of one that is to end and does not.
 const HUNG_GRACE: Moment = Moment::from_millis(500);
 const STOP_GRACE: Moment = Moment::from_secs(10);
+/// Events at one moment: far more than there are things to happen.
+const AT_ONCE_MOST: u32 = 100_000;
 /// Probes in a row that a lossy network takes at most.
 const LOST_MOST: u32 = 5;
 
@@ -111,6 +113,8 @@ pub(super) struct World {
     pub(super) promises: Promises,
     queue: BTreeMap<(Moment, u64), Event>,
     planned: u64,
+    /// Events since time moved on.
+    at_once: u32,
 }
 
 impl World {
@@ -141,6 +145,7 @@ impl World {
             promises: Promises::new(count),
             queue: BTreeMap::new(),
             planned: 0,
+            at_once: 0,
             members,
             rng,
         }
@@ -158,6 +163,8 @@ impl World {
     pub(super) fn run_until(&mut self, end: Moment) {
         while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 < end) {
             let ((at, _), event) = entry.remove_entry();
+            self.at_once = if at > self.now { 0 } else { self.at_once + 1 };
+            assert!(self.at_once < AT_ONCE_MOST, "seed {}: time stands still: {}", self.seed, self.picture());
             self.now = self.now.max(at);
             self.happen(event);
         }
