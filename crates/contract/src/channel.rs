@@ -1,6 +1,7 @@
 //! How a request reaches its provider: over the network, or straight into a service of this process.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,12 @@ use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
+
+use crate::secure::{Connecting, Connector, Trust};
 
 /// Body of requests and responses inside the process.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectError>;
@@ -26,7 +31,7 @@ pub fn full_body(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// Longest time to connect: further than the other machine nothing is.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// While calls wait on a connection, its other end is asked this often whether it is still there...
 const ASK_EVERY: Duration = Duration::from_secs(10);
 /// ...and given up when it has not answered for so long. Together they are the idle limit of a stream.
@@ -35,25 +40,45 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// The way to a provider. Cloning is cheap and shares connections.
 #[derive(Clone)]
 pub enum Channel {
-    /// Over HTTP/2 without TLS.
-    Network(Box<HttpClient<HttpConnector, ClientBody>>),
+    /// Over HTTP/2: as it is on this machine, with mutual TLS to others.
+    Network(Box<Network>),
     /// Into a service of this process, with no socket between.
     Local(LocalService),
 }
 
+/// Open connections, shared by whoever calls.
+#[derive(Clone)]
+pub struct Network {
+    http: HttpClient<Connector, ClientBody>,
+}
+
 impl Channel {
-    /// A channel that opens connections when they are needed, keeps and shares them.
+    /// A channel to what this machine runs: opens connections when they are needed, keeps and shares them.
     pub fn network() -> Self {
+        Self::with(Connecting::Nobody)
+    }
+
+    /// The same, and to other machines of the fleet.
+    pub fn fleet(trust: Trust) -> Self {
+        Self::with(Connecting::Member(trust))
+    }
+
+    /// A channel to one machine that `config` accepts under `name`, to which this one shows nothing: for joining a fleet.
+    pub fn guest(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self::with(Connecting::Guest(config, name))
+    }
+
+    fn with(others: Connecting) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        let client = HttpClient::builder(TokioExecutor::new())
+        let http = HttpClient::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .http2_only(true)
             .http2_keep_alive_interval(ASK_EVERY)
             .http2_keep_alive_timeout(ANSWER_WITHIN)
-            .build(connector);
-        Self::Network(Box::new(client))
+            .build(Connector::new(connector, others));
+        Self::Network(Box::new(Network { http }))
     }
 }
 
@@ -63,11 +88,12 @@ impl ClientTransport for Channel {
 
     fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Body>, ConnectError>> {
         match self {
-            Self::Network(http) => {
-                let sent = http.request(request);
+            Self::Network(network) => {
+                let sent = network.http.request(request);
                 Box::pin(async move {
-                    let response =
-                        sent.await.map_err(|e| ConnectError::unavailable_from_transport("the request failed", e))?;
+                    let response = sent
+                        .await
+                        .map_err(|e| ConnectError::unavailable(format!("the request failed: {}", innermost(&e))))?;
                     Ok(response.map(|body| {
                         body.map_err(|e| ConnectError::unavailable(format!("the connection broke: {e}"))).boxed_unsync()
                     }))
@@ -85,6 +111,14 @@ impl ClientTransport for Channel {
             }
         }
     }
+}
+
+/// What began it all: the client's own words only say where it was noticed.
+fn innermost<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }
 
 /// An HTTP service as a [`LocalService`].

@@ -13,6 +13,7 @@ mod edge;
 mod errors;
 mod idle;
 pub mod rpc;
+mod secure;
 mod service;
 pub mod strict;
 
@@ -22,7 +23,10 @@ pub use client::{BidiCall, BidiReceiver, BidiSender, Client, FaultStream};
 pub use convert::state_of;
 pub use edge::{Ended, Observer};
 pub use errors::{ErrorRow, TABLE, error_info, fault_from_info, fault_from_wire, row, to_wire};
+pub use secure::{Remote, SecureListener, Trust, members_only};
 pub use service::{Reply, Service, refuse};
+
+pub use buffa::Message;
 
 /// Largest request that is read.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;

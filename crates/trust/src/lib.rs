@@ -18,6 +18,7 @@ mod joining;
 mod ledger;
 mod member;
 mod pki;
+mod presence;
 mod verify;
 mod watched;
 

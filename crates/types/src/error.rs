@@ -178,6 +178,8 @@ pub mod reason {
     pub const OLD_LIST: &str = "old_list";
     /// Others than its owner can read a file with a secret.
     pub const EXPOSED: &str = "exposed";
+    /// The other node runs another fleet file, or a program that does not go together with this one.
+    pub const PLAN_DIFFERS: &str = "plan_differs";
 }
 
 /// One field that is wrong.
