@@ -7,7 +7,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tandem_contract::rpc::{Bidi, ServerStream, Unary, Wire};
-use tandem_contract::{AGENT_HEADER, BidiCall, Body, CALLER_HEADER, Call, Channel, Client, FaultStream, LocalService};
+use tandem_contract::{
+    AGENT_HEADER, BidiCall, Body, CALLER_HEADER, Call, Channel, Client, FaultStream, LocalService, Trust,
+};
 use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
 use tokio::sync::watch;
 
@@ -96,11 +98,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Peers {
-    /// A directory over the plan. `me` is named as caller.
+    /// A directory over the plan, for what is on this machine. `me` is named as caller.
     pub fn new(fleet: Arc<FleetView>, me: AgentId) -> Self {
+        Self::over(Channel::network(), fleet, me)
+    }
+
+    /// The same, and for what is on other machines of the fleet.
+    pub fn of_member(fleet: Arc<FleetView>, me: AgentId, trust: Trust) -> Self {
+        Self::over(Channel::fleet(trust), fleet, me)
+    }
+
+    fn over(network: Channel, fleet: Arc<FleetView>, me: AgentId) -> Self {
         let shared = Shared {
             fleet,
-            network: Channel::network(),
+            network,
             states: RwLock::default(),
             heard: watch::Sender::new(0),
             locals: RwLock::default(),

@@ -26,7 +26,7 @@ pub use model::{
     AgentEntry, AgentSpec, Binding, BindingSpec, Card, Detect, Detectable, Device, Fleet, Group, Header, Node,
     Overflow, Ram, Rest, Share, Sharing, Web,
 };
-pub use plan::{AgentPlan, Caller, CriticalPath, GroupPlan, NodePlan, Peer, Plan, RolePlan, WebPlan};
+pub use plan::{AgentPlan, Caller, CriticalPath, GroupPlan, LinkPlan, NodePlan, Peer, Plan, Reach, RolePlan, WebPlan};
 pub use read::Document;
 pub use schema::json_schema;
 

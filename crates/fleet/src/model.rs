@@ -87,8 +87,16 @@ impl Default for Header {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Node {
-    /// The IP address its groups bind to and peers reach: loopback, or the machine's address on the overlay network.
+    /// The IP address at which other nodes reach it: loopback, or the machine's address on the overlay network. Its groups listen on
+    /// loopback; here only for nodes that have joined the fleet, over mutual TLS.
     pub address: String,
+    /// Its address on the local network, as a second way for nodes to reach each other: it tells a dead overlay from a dead machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lan: Option<String>,
+    /// Port where nodes speak with each other; left out: the last free one of `contract_ports`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub link_port: Option<u16>,
     /// MiB of RAM that all groups together may use, or `"detect"`: what the machine has, less a reserve of
     /// max(1,024 MiB, 20 %) for everything else on it.
     pub ram_mib: Detectable,
@@ -102,7 +110,7 @@ pub struct Node {
 impl Default for Node {
     fn default() -> Self {
         let detect = Detectable::Word(Detect::Detect);
-        Self { address: "127.0.0.1".into(), ram_mib: detect, cpus: detect, gpu: Vec::new() }
+        Self { address: "127.0.0.1".into(), lan: None, link_port: None, ram_mib: detect, cpus: detect, gpu: Vec::new() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The plan: the fleet file with every name resolved, every budget in numbers, every order decided.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
@@ -42,8 +43,10 @@ pub struct Plan {
 /// A machine of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodePlan {
-    /// Where its groups listen.
+    /// Where other nodes reach it.
     pub address: IpAddr,
+    /// Where nodes speak with it; absent in a fleet of one node.
+    pub link: Option<LinkPlan>,
     /// MiB of RAM that its groups may use together; absent when it is to be detected and nobody has looked.
     pub ram_mib: Option<u64>,
     /// Its CPUs; absent as above.
@@ -54,6 +57,15 @@ pub struct NodePlan {
     pub cards: Vec<CardPlan>,
     /// The longest chain of groups, each counted as one.
     pub critical_path: CriticalPath,
+}
+
+/// Where nodes speak with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LinkPlan {
+    /// On the overlay network.
+    pub overlay: SocketAddr,
+    /// On the local network.
+    pub lan: Option<SocketAddr>,
 }
 
 /// A group of the plan.
@@ -82,8 +94,10 @@ pub struct GroupPlan {
     pub gpu: Option<SharePlan>,
     /// Shares that its host runs for other groups.
     pub overflow: Vec<SharePlan>,
-    /// Where it serves contracts and health.
+    /// Where it serves contracts and health to its own machine.
     pub contract: SocketAddr,
+    /// Where it serves them to nodes that have joined the fleet, over mutual TLS; absent where the node's address is this machine alone.
+    pub overlay: Option<SocketAddr>,
     /// Where it repeats health and metrics.
     pub scrape: SocketAddr,
     /// How readily the kernel ends it when memory is short: 0 last, 1000 first.
@@ -186,9 +200,9 @@ impl Plan {
         self.group(&id.group_id())?.agents.iter().find(|a| a.name == id.agent)
     }
 
-    /// Where a group serves contracts and health.
-    pub fn address(&self, group: &GroupId) -> Option<SocketAddr> {
-        self.group(group).map(|g| g.contract)
+    /// Where a group serves contracts and health, as `node` reaches it.
+    pub fn address(&self, group: &GroupId, node: &NodeName) -> Option<Reach> {
+        self.group(group).map(|g| g.reach(node))
     }
 
     /// Every placement of an agent: first those on `from`, then those on other nodes.
@@ -251,6 +265,34 @@ impl Plan {
     }
 }
 
+/// How a group is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// On this machine, as it is.
+    Here(SocketAddr),
+    /// On another, over mutual TLS.
+    Overlay(SocketAddr),
+}
+
+impl Reach {
+    /// The address.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Self::Here(address) | Self::Overlay(address) => address,
+        }
+    }
+}
+
+/// As a base address for calls.
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(address) => write!(f, "http://{address}"),
+            Self::Overlay(address) => write!(f, "https://{address}"),
+        }
+    }
+}
+
 /// The contracts of Tandem live in packages under this name; the fleet file leaves it out.
 const PACKAGE: &str = "tandem.";
 
@@ -285,6 +327,14 @@ impl NodePlan {
 }
 
 impl GroupPlan {
+    /// How `node` reaches it.
+    pub fn reach(&self, node: &NodeName) -> Reach {
+        match self.overlay {
+            Some(overlay) if *node != self.id.node => Reach::Overlay(overlay),
+            _ => Reach::Here(self.contract),
+        }
+    }
+
     /// Whether this program has code for any of its agents; a group without is never started.
     pub fn built(&self) -> bool {
         self.agents.iter().any(|a| a.built)

@@ -40,6 +40,11 @@ impl Document {
         &self.fleet
     }
 
+    /// What the file means, as JSON: every shorthand and default written out. Equal for files that mean the same.
+    pub fn meaning(&self) -> Value {
+        serde_json::to_value(self.fleet.canonical()).expect("plain data whose maps have text keys is JSON")
+    }
+
     /// What was found while reading: syntax, unknown keys, values of a wrong kind or out of range.
     pub fn findings(&self) -> &[Finding] {
         &self.report.findings

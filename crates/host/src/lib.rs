@@ -19,13 +19,14 @@ mod supervise;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{AgentDef, Clock, FleetView, Peers, PersonalData};
-use tandem_contract::{Ended, Observer};
+use tandem_contract::{Ended, Observer, Trust};
 use tandem_types::{AgentId, Code, Fault, GroupId, Health, reason};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ pub struct HostConfig {
     pub find: fn(&str) -> Option<&'static AgentDef>,
     /// Folder of the group's stores; made when missing.
     pub data: PathBuf,
+    /// Where nodes that have joined the fleet reach the group, and who they are; none for a group that is for this machine only.
+    pub members: Option<(SocketAddr, Trust)>,
     /// The directory that all groups of this process share.
     pub peers: Peers,
     /// The clock.
@@ -198,6 +201,9 @@ impl GroupHost {
 
         let (mut tasks, servers) = (JoinSet::new(), CancellationToken::new());
         let routes = server::contract_routes(&shared, rpcs);
+        if let Some((address, trust)) = config.members {
+            tasks.spawn(server::serve_members(address, trust, routes.clone(), servers.clone()));
+        }
         tasks.spawn(server::serve(contract, routes.clone(), servers.clone()));
         tasks.spawn(server::serve(scrape, ops::routes(shared.clone()), servers.clone()));
         tasks.spawn(registration::keep(shared.clone()));

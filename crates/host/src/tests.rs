@@ -134,6 +134,7 @@ fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {
         fleet: fleet.clone(),
         find,
         data: data.path().join("toys"),
+        members: None,
         peers: peers.clone(),
         clock: Clock::system(),
         engines: EnginePrograms { by_kind: [].into(), logs: data.path().into(), run: data.path().into() },

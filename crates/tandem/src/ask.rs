@@ -24,7 +24,7 @@ const DOOR: &str = "cli";
 pub(crate) async fn run(args: AskArgs, place: Place) -> Outcome {
     let Some(running) = fleet::here(&place).await? else { return Ok(ExitCode::from(NO_NODE)) };
     let text = words(&args)?;
-    let client = fleet::client(&running.plan, &running.node, rpc::coordinator::SUBMIT.path())?;
+    let client = fleet::client(&running.plan, &running.node, rpc::coordinator::SUBMIT.path(), &place)?;
     let request = SubmitRequest {
         idempotency_key: uuid::Uuid::new_v4().as_bytes().to_vec(),
         user_id: USER.into(),

@@ -83,7 +83,7 @@ fn print(Check { name, grade, detail, remedy }: &Check, width: usize) {
 fn fleet(args: &DoctorArgs, place: &Place, status: Option<&NodeStatus>) -> Result<Planned, Fault> {
     match status.filter(|_| args.fleet.fleet.is_none()) {
         Some(status) => running(place, status),
-        None => planned(&args.fleet),
+        None => planned(&args.fleet, Some(place)),
     }
 }
 
@@ -183,7 +183,7 @@ fn groups(status: &NodeStatus, healths: &[Option<Value>]) -> Vec<Check> {
 async fn asked(place: &Place, status: &NodeStatus, found: &[Check]) -> Vec<Check> {
     let answer = async {
         let plan = running(place, status)?.plan;
-        let client = fleet::client(&plan, &status.node, rpc::system::DOCTOR.path())?;
+        let client = fleet::client(&plan, &status.node, rpc::system::DOCTOR.path(), place)?;
         let call = Call::from_door("cli").within(LOOKING, std::time::Instant::now());
         client.unary(rpc::system::DOCTOR, Default::default(), &call).await
     };

@@ -17,7 +17,7 @@ const DOOR: &str = "cli";
 /// Evaluates one model after the other; one that cannot be evaluated does not keep the others from it.
 pub(crate) async fn run(names: &[String], suite: Option<&str>, as_json: bool, place: Place) -> Outcome {
     let Some(running) = fleet::here(&place).await? else { return Ok(ExitCode::from(NO_NODE)) };
-    let client = fleet::client(&running.plan, &running.node, rpc::models::EVALUATE.path())?;
+    let client = fleet::client(&running.plan, &running.node, rpc::models::EVALUATE.path(), &place)?;
     let (mut failed, mut found) = (false, Vec::new());
     for name in names {
         let request = EvaluateRequest {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use tandem_contract::{Channel, Client};
+use tandem_contract::{Channel, Client, Trust};
 use tandem_fleet::{Document, Finding, GroupPlan, Plan, SOLO, Severity, render_findings};
 use tandem_node::NodeStatus;
+use tandem_trust::Folder;
 use tandem_types::{Code, Fault, NodeName, reason};
 
 use crate::cli::FleetArgs;
@@ -32,12 +33,14 @@ pub(crate) struct Planned {
 }
 
 impl Source {
-    /// The file at `path`, or the built-in fleet of one machine.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self, Fault> {
-        let Some(path) = path else {
-            return Ok(Self { name: "solo (built in)".into(), text: SOLO.into() });
-        };
-        Ok(Self { name: path.display().to_string(), text: read(path)? })
+    /// The file at `path`; else that of the fleet that this machine founded or joined; else the built-in fleet of one machine.
+    pub(crate) fn open(path: Option<&Path>, place: Option<&Place>) -> Result<Self, Fault> {
+        let own = place.map(|place| place.layout.own_fleet()).filter(|own| own.is_file());
+        match (path, own) {
+            (Some(path), _) => Ok(Self { name: path.display().to_string(), text: read(path)? }),
+            (None, Some(own)) => Ok(Self { name: own.display().to_string(), text: read(&own)? }),
+            (None, None) => Ok(Self { name: "solo (built in)".into(), text: SOLO.into() }),
+        }
     }
 
     /// The file that the node of this data directory runs.
@@ -59,11 +62,14 @@ impl Source {
         })
     }
 
-    /// Which node of the file this machine is: the one asked for, the only one, or the one named like this machine.
-    pub(crate) fn node(&self, asked: Option<&NodeName>) -> Result<Option<NodeName>, Fault> {
+    /// Which node of the file this machine is: the one asked for, the one that it is in the fleet that it belongs to, the only one,
+    /// or the one named like this machine.
+    pub(crate) fn node(&self, asked: Option<&NodeName>, place: Option<&Place>) -> Result<Option<NodeName>, Fault> {
         let document = self.document();
         let known: Vec<&str> = document.fleet().node.keys().map(String::as_str).collect();
         let host = facts::host_name();
+        let fleet = place.map(|place| Folder::open(place.layout.trust())?.fleet()).transpose()?.flatten();
+        let member = fleet.map(|fleet| fleet.node);
         let wanted = match (asked, &known[..]) {
             (Some(asked), _) if !known.contains(&asked.as_str()) => {
                 let message = format!("{} has no node `{asked}`; it has {}", self.name, known.join(", "));
@@ -71,6 +77,9 @@ impl Source {
             }
             (Some(asked), _) => Some(asked.as_str()),
             (None, [only]) => Some(*only),
+            (None, _) if let Some(member) = member.as_ref().filter(|node| known.contains(&node.as_str())) => {
+                Some(member.as_str())
+            }
             (None, many) => many.iter().copied().find(|name| Some(*name) == host.as_deref()),
         };
         // A name that breaks the rules is a finding of the plan.
@@ -79,9 +88,9 @@ impl Source {
 }
 
 /// The plan of this machine.
-pub(crate) fn planned(args: &FleetArgs) -> Result<Planned, Fault> {
-    let source = Source::open(args.fleet.as_deref())?;
-    let node = source.node(args.node.as_ref())?;
+pub(crate) fn planned(args: &FleetArgs, place: Option<&Place>) -> Result<Planned, Fault> {
+    let source = Source::open(args.fleet.as_deref(), place)?;
+    let node = source.node(args.node.as_ref(), place)?;
     let plan = source.plan(node.as_ref())?;
     match node.filter(|node| plan.nodes.contains_key(node)) {
         Some(node) => Ok(Planned { source, plan, node }),
@@ -93,16 +102,24 @@ pub(crate) fn planned(args: &FleetArgs) -> Result<Planned, Fault> {
     }
 }
 
+/// The fleet's trust as it is on this machine.
+pub(crate) fn trust(plan: &Plan, place: &Place) -> Trust {
+    let nodes = plan.nodes.iter().flat_map(|(name, node)| {
+        let lan = node.link.and_then(|link| link.lan).map(|lan| lan.ip());
+        std::iter::once(node.address).chain(lan).map(|ip| (ip, name.clone()))
+    });
+    Trust::new(place.layout.trust(), nodes)
+}
+
 /// A caller of whoever serves the RPC at `path`, this node's agent first.
-pub(crate) fn client(plan: &Plan, node: &NodeName, path: &str) -> Result<Client, Fault> {
+pub(crate) fn client(plan: &Plan, node: &NodeName, path: &str, place: &Place) -> Result<Client, Fault> {
     let path = path.trim_start_matches('/');
     let provider = plan.providers(path, node).into_iter().next();
-    let address = provider.and_then(|agent| plan.address(&agent.group_id())).ok_or_else(|| {
+    let reach = provider.and_then(|agent| plan.address(&agent.group_id(), node)).ok_or_else(|| {
         Fault::unavailable(reason::NOT_BUILT, format!("no agent of fleet {} serves {path}", plan.name))
     })?;
-    let uri =
-        format!("http://{address}").parse().map_err(|e| Fault::internal(format!("{address} is no address: {e}")))?;
-    Ok(Client::new(Channel::network(), uri))
+    let uri = reach.to_string().parse().map_err(|e| Fault::internal(format!("{reach} is no address: {e}")))?;
+    Ok(Client::new(Channel::fleet(trust(plan, place)), uri))
 }
 
 /// The plan of the node that runs here; none, after it was said, where none does.

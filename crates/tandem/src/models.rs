@@ -19,7 +19,7 @@ pub(crate) fn run(command: ModelsCommand, place: impl FnOnce() -> Result<Place, 
         ModelsCommand::List { json } => list(&store, json),
         ModelsCommand::Pull { names, default: false, .. } => pull(&store, &names),
         ModelsCommand::Pull { fleet, .. } => {
-            let planned = planned(&FleetArgs { fleet, node: None })?;
+            let planned = planned(&FleetArgs { fleet, node: None }, place().ok().as_ref())?;
             let chosen = preflight::chosen(&planned.plan)?;
             for (name, roles) in &chosen {
                 let roles: Vec<&str> = roles.iter().map(AsRef::as_ref).collect();

@@ -13,8 +13,8 @@ use crate::{Outcome, preflight, style};
 
 /// `place`: where a node may run that knows how long its groups take.
 pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
-    let source = Source::open(args.fleet.fleet.as_deref())?;
-    let node = source.node(args.fleet.node.as_ref())?;
+    let source = Source::open(args.fleet.fleet.as_deref(), place.as_ref())?;
+    let node = source.node(args.fleet.node.as_ref(), place.as_ref())?;
     let plan = source.plan(node.as_ref())?;
     let width = style::width();
     if args.json {

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: ProbeArgs, place: Place) -> Outcome {
     let source = match &args.fleet {
-        Some(path) => Source::open(Some(path))?,
+        Some(path) => Source::open(Some(path), None)?,
         None => match Source::running(&place.layout.fleet(), "the running fleet") {
             Ok(source) => source,
             Err(_) => {
@@ -33,7 +33,7 @@ pub(crate) async fn run(args: ProbeArgs, place: Place) -> Outcome {
     // The file of the running fleet is that of the node that runs, whatever this machine is called.
     let here = DataLock::holder(&place.layout.lock()).filter(|_| args.fleet.is_none());
     let here: Option<NodeName> = here.and_then(|holder| holder.node.parse().ok());
-    let node = source.node(here.as_ref())?;
+    let node = source.node(here.as_ref(), Some(&place))?;
     let plan = source.plan(node.as_ref())?;
     let wanted = |id: &GroupId| match &args.group {
         Some(name) => *name == id.to_string() || *name == id.group.as_str(),

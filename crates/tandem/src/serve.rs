@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +10,20 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{Clock, FleetView, Peers};
+use tandem_contract::Trust;
 use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig};
 use tandem_node::{End, Hung, Layout, Run, Runner};
 use tandem_process::{Enforcement, Heart, notify};
 use tandem_telemetry::Exporter;
-use tandem_types::{Fault, GroupId, reason};
+use tandem_types::{Fault, GroupId, NodeName, reason};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::fleet::Source;
 use crate::logging::Log;
 use crate::place::Place;
-use crate::{FAILED, Outcome, logging, memory, view};
+use crate::{FAILED, Outcome, fleet, logging, memory, view};
 
 /// Threads of a group's process. Its agents wait most of the time; models think in processes of their own.
 const THREADS: usize = 2;
@@ -52,6 +54,9 @@ impl Open {
 /// What every group of a process shares.
 struct Home {
     fleet: Arc<FleetView>,
+    /// Where nodes that have joined reach each group; none for groups of which this machine is all there is.
+    overlay: BTreeMap<GroupId, SocketAddr>,
+    trust: Trust,
     layout: Layout,
     engines: EnginePrograms,
     metrics: PrometheusHandle,
@@ -60,11 +65,14 @@ struct Home {
 }
 
 impl Home {
-    fn new(fleet: FleetView, place: &Place, log: Log) -> Result<Self, Fault> {
+    /// What the node `here` shares of the plan.
+    fn new(plan: &Plan, source: &Source, here: &NodeName, place: &Place, log: Log) -> Result<Self, Fault> {
         let by_kind = BTreeMap::from([("llama".to_owned(), Place::engine(&Place::program()?))]);
         let layout = place.layout.clone();
         Ok(Self {
-            fleet: Arc::new(fleet),
+            fleet: Arc::new(view::of(plan, source, here)),
+            overlay: plan.groups().filter_map(|group| Some((group.id.clone(), group.overlay?))).collect(),
+            trust: fleet::trust(plan, place),
             engines: EnginePrograms { by_kind, logs: layout.logs(), run: layout.run().to_owned() },
             layout,
             metrics: logging::collect_metrics()?,
@@ -75,13 +83,14 @@ impl Home {
 
     fn peers(&self, group: &GroupId) -> Result<Peers, Fault> {
         let host = "Host".parse().map_err(|e| Fault::internal(format!("{e}")))?;
-        Ok(Peers::new(self.fleet.clone(), group.agent(host)))
+        Ok(Peers::of_member(self.fleet.clone(), group.agent(host), self.trust.clone()))
     }
 
     async fn open(&self, group: GroupId, peers: Peers) -> Result<Open, Fault> {
         let exporter = tandem_telemetry::spans(&group.to_string())?;
         let host = GroupHost::open(HostConfig {
             data: self.layout.stores(&group),
+            members: self.overlay.get(&group).map(|address| (*address, self.trust.clone())),
             group,
             fleet: self.fleet.clone(),
             find: tandem_agents::find,
@@ -99,6 +108,10 @@ impl Home {
 
     /// Never ends by itself.
     async fn upkeep(&self) {
+        tokio::join!(self.trust.follow(), self.fold());
+    }
+
+    async fn fold(&self) {
         loop {
             tokio::time::sleep(METRICS_UPKEEP).await;
             self.metrics.run_upkeep();
@@ -113,7 +126,7 @@ pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
     let source = Source::running(&args.fleet, &args.fleet_name)?;
     let plan = source.plan(Some(&args.group.node))?;
     lower_in_need(&plan, &args.group);
-    let home = Home::new(view::of(&plan, &source), &place, log)?;
+    let home = Home::new(&plan, &source, &args.group.node, &place, log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_stack_size(STACK_BYTES)
@@ -215,7 +228,7 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// For the groups of `plan` that `first` is one of.
     pub(crate) fn new(plan: &Plan, source: &Source, place: &Place, first: &GroupId, log: Log) -> Result<Self, Fault> {
-        let home = Home::new(view::of(plan, source), place, log)?;
+        let home = Home::new(plan, source, &first.node, place, log)?;
         let peers = home.peers(first)?;
         Ok(Self { home: Arc::new(home), peers })
     }

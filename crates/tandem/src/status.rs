@@ -9,6 +9,7 @@ use tandem_node::{DataLock, GroupStatus, NodeStatus, get, orphans};
 use tandem_types::reason;
 
 use crate::cli::StatusArgs;
+use crate::others::others;
 use crate::place::Place;
 use crate::tree::tree;
 use crate::{NO_NODE, Outcome, exits, fleet, style};
@@ -49,6 +50,7 @@ pub(crate) async fn run(args: StatusArgs, place: Place) -> Outcome {
         let plan = fleet::running(&place, &status).ok().map(|running| running.plan);
         let now = SystemTime::now().into();
         anstream::print!("{}", tree(&status, &healths, plan.as_ref(), now, style::width()));
+        anstream::print!("{}", others(&status.peers, now, style::width()));
         if let Some(page) = plan.and_then(|plan| fleet::page(&plan, &status.node)) {
             anstream::println!("page: {}", style::bold(&page));
         }
@@ -60,7 +62,7 @@ pub(crate) async fn run(args: StatusArgs, place: Place) -> Outcome {
 pub(crate) async fn healths(place: &Place, status: &NodeStatus) -> Vec<Option<Value>> {
     let plan = fleet::running(place, status).map(|running| running.plan);
     let ask = async |group: &GroupStatus| -> Option<Value> {
-        let address = plan.as_ref().ok()?.address(&group.group)?;
+        let address = plan.as_ref().ok()?.group(&group.group)?.contract;
         if !group.state.runs() {
             return None;
         }

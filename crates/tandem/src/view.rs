@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use tandem_agent::{FleetAgent, FleetGroup, FleetNode, FleetView, FleetWeb};
 use tandem_fleet::{AgentPlan, Caller, GroupPlan, NodePlan, Plan};
-use tandem_types::GroupId;
+use tandem_types::{GroupId, NodeName};
 
 use crate::fleet::Source;
 
 /// Packages of contracts live under this name; a fleet file leaves it out.
 const PACKAGE: &str = "tandem.";
 
-/// The plan in plain data, with what this program's code adds to it.
-pub(crate) fn of(plan: &Plan, source: &Source) -> FleetView {
+/// The plan in plain data as `here` sees it, with what this program's code adds to it.
+pub(crate) fn of(plan: &Plan, source: &Source, here: &NodeName) -> FleetView {
     FleetView {
         name: plan.name.clone(),
         plan_hash: plan.plan_hash.clone(),
@@ -24,7 +24,7 @@ pub(crate) fn of(plan: &Plan, source: &Source) -> FleetView {
             .iter()
             .map(|(name, node)| FleetNode { name: name.clone(), address: node.address.to_string() })
             .collect(),
-        groups: plan.nodes.values().flat_map(|node| node.groups.iter().map(|g| group(plan, node, g))).collect(),
+        groups: plan.nodes.values().flat_map(|node| node.groups.iter().map(|g| group(plan, node, g, here))).collect(),
         roles: plan.roles.keys().map(|role| (role.to_string(), model(plan, role))).collect(),
         web: plan.web.as_ref().map_or_else(FleetWeb::default, |web| FleetWeb {
             listen: web.listen.to_string(),
@@ -38,10 +38,10 @@ fn model(plan: &Plan, role: &tandem_types::Role) -> String {
     plan.role(role).and_then(|bound| bound.model.clone()).unwrap_or_else(|| "auto".into())
 }
 
-fn group(plan: &Plan, node: &NodePlan, group: &GroupPlan) -> FleetGroup {
+fn group(plan: &Plan, node: &NodePlan, group: &GroupPlan, here: &NodeName) -> FleetGroup {
     FleetGroup {
         id: group.id.clone(),
-        endpoint: format!("http://{}", group.contract),
+        endpoint: group.reach(here).to_string(),
         scrape_endpoint: format!("http://{}", group.scrape),
         needs: group.needs.iter().map(|name| GroupId::new(group.id.node.clone(), name.clone())).collect(),
         ram_bytes: group.ram_mib.unwrap_or(0) << 20,
@@ -102,7 +102,8 @@ mod tests {
 
     fn viewed(text: &str) -> FleetView {
         let source = Source { name: "test.toml".into(), text: text.into() };
-        of(&source.plan(Some(&"solo".parse().unwrap())).unwrap(), &source)
+        let solo = "solo".parse().unwrap();
+        of(&source.plan(Some(&solo)).unwrap(), &source, &solo)
     }
 
     #[test]
@@ -124,8 +125,11 @@ mod tests {
     #[test]
     fn the_fleet_of_two_machines_keeps_what_is_not_built() {
         let source = Source { name: "mainpc-pc2.toml".into(), text: tandem_fleet::MAINPC_PC2.into() };
-        let view = of(&source.plan(None).unwrap(), &source);
+        let view = of(&source.plan(None).unwrap(), &source, &"pc2".parse().unwrap());
         assert_eq!(view.groups.len(), 18);
+        let endpoint = |group: &str| view.group(&group.parse().unwrap()).unwrap().endpoint.clone();
+        assert!(endpoint("mainpc/infra_core").starts_with("https://10.77.0.1:"));
+        assert!(endpoint("pc2/infra_core").starts_with("http://127.0.0.1:"));
         assert!(view.agents().any(|(_, agent)| !agent.built && agent.rpcs.is_empty()));
         assert!(
             view.agents().all(|(_, agent)| agent.needs.iter().all(|need| tandem_agents::find(need.as_str()).is_some()))

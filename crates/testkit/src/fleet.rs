@@ -143,6 +143,7 @@ impl Fleet {
             fleet: self.view.clone(),
             find: self.find,
             data: self.data.path().join(group.to_string()),
+            members: None,
             peers: self.peers.clone(),
             clock: Clock::system(),
             engines: EnginePrograms {

@@ -1,7 +1,7 @@
 //! Nodes, groups and agents: names checked, the agent's own facts put beside what the file states.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tandem_types::{AgentId, AgentName, GroupId, NodeName};
 
@@ -9,7 +9,7 @@ use super::{Pass, listed};
 use crate::facts::AgentRef;
 use crate::finding::{Path, Report, meant, suggest};
 use crate::model::{AgentSpec, Group};
-use crate::plan::{AgentPlan, CriticalPath, GroupPlan, NodePlan};
+use crate::plan::{AgentPlan, CriticalPath, GroupPlan, LinkPlan, NodePlan};
 
 impl Pass<'_> {
     pub(super) fn names(&mut self) {
@@ -62,9 +62,24 @@ impl Pass<'_> {
             let at = Path::of(&["node", name]);
             let Some(name) = parsed::<NodeName>(name, &at, &mut self.report) else { continue };
             let address = self.address(&at.key("address"), &node.address);
+            let lan = node.lan.as_ref().map(|lan| self.address(&at.key("lan"), lan));
+            if lan == Some(address) {
+                let message =
+                    format!("`lan` of {name} is its `address` too, and two paths that are one tell nothing apart");
+                self.report.warn(
+                    "same-path",
+                    &at.key("lan"),
+                    message,
+                    "write its address on the local network, or take it out",
+                );
+            }
             let critical_path = CriticalPath { groups: Vec::new(), total: 0 };
             let (ram_mib, cpus, groups, cards) = (None, None, Vec::new(), Vec::new());
-            self.plan.nodes.insert(name, NodePlan { address, ram_mib, cpus, groups, cards, critical_path });
+            // The port follows when all others are known.
+            let at_port = |ip| SocketAddr::new(ip, 0);
+            let link = (self.fleet.node.len() > 1)
+                .then(|| LinkPlan { overlay: at_port(address), lan: lan.filter(|lan| *lan != address).map(at_port) });
+            self.plan.nodes.insert(name, NodePlan { address, link, ram_mib, cpus, groups, cards, critical_path });
         }
     }
 
@@ -126,8 +141,9 @@ impl Pass<'_> {
             ram_mib: None,
             gpu: None,
             overflow: Vec::new(),
-            contract: SocketAddr::new(address, 0),
-            scrape: SocketAddr::new(address, 0),
+            contract: SocketAddr::new(home(address), 0),
+            overlay: (home(address) != address).then(|| SocketAddr::new(address, 0)),
+            scrape: SocketAddr::new(home(address), 0),
             oom_score_adj: group.oom_score_adj,
             env: group.env.clone(),
             id,
@@ -199,6 +215,12 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Where a node that others reach at `address` listens for its own machine.
+fn home(address: IpAddr) -> IpAddr {
+    let [v4, v6] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    if address == v6 { v6 } else { v4 }
 }
 
 fn names(list: &[AgentName]) -> BTreeSet<&str> {

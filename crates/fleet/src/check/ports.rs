@@ -1,12 +1,14 @@
 //! Ports: inside the whitelist, one listener each; what is not stated is given out.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use tandem_types::GroupId;
+use tandem_types::{GroupId, NodeName};
 
 use super::{Pass, group_path};
 use crate::finding::Path;
+use crate::plan::LinkPlan;
 
 /// The two kinds of ports of a group.
 #[derive(Clone, Copy)]
@@ -68,6 +70,52 @@ impl Pass<'_> {
                     self.give(id, kind, range, &mut taken);
                 }
             }
+        }
+        self.links(&contract, &mut taken);
+    }
+
+    /// Ports where nodes speak with each other: stated, or the last free one, away from where groups are given theirs.
+    fn links(&mut self, allowed: &RangeInclusive<u16>, taken: &mut Vec<Listener>) {
+        let nodes: Vec<(NodeName, LinkPlan)> =
+            self.plan.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.link?))).collect();
+        let mut planned = BTreeMap::new();
+        for (name, link) in nodes {
+            let at = Path::of(&["node", name.as_str(), "link_port"]);
+            let ip = link.overlay.ip();
+            let used = |port: u16| taken.iter().find(|t| clash(t.at, SocketAddr::new(ip, port)));
+            let free = allowed.clone().rev().find(|port| used(*port).is_none());
+            let stated = self.fleet.node.get(name.as_str()).and_then(|node| node.link_port);
+            let fix = free
+                .map_or_else(|| "leave it out".into(), |p| format!("take a free one, such as {p}, or leave it out"));
+            if let Some(port) = stated.filter(|port| !allowed.contains(port)) {
+                let message = format!(
+                    "`{name}` has link_port {port}, outside of {}-{}, which `contract_ports` allows",
+                    allowed.start(),
+                    allowed.end()
+                );
+                self.report.error("port-outside", &at, message, &fix);
+            }
+            if let Some((port, other)) = stated.and_then(|port| Some((port, used(port)?))) {
+                let message =
+                    format!("link_port {port} of `{name}` is taken: {} listens on {} too", other.who, other.at);
+                self.report.error("port-clash", &at, message, fix);
+            }
+            let Some(port) = stated.or(free) else {
+                let message = format!("no port of `contract_ports` is free for the link of `{name}`");
+                self.report.error(
+                    "ports-exhausted",
+                    &Path::of(&["node", name.as_str()]),
+                    message,
+                    "widen `contract_ports`",
+                );
+                continue;
+            };
+            let at_port = |ip| SocketAddr::new(ip, port);
+            taken.push(Listener { at: at_port(ip), who: format!("the link of `{name}`") });
+            planned.insert(name, LinkPlan { overlay: at_port(ip), lan: link.lan.map(|lan| at_port(lan.ip())) });
+        }
+        for (name, link) in planned {
+            self.plan.nodes.entry(name).and_modify(|node| node.link = Some(link));
         }
     }
 
@@ -142,8 +190,13 @@ impl Pass<'_> {
     }
 
     fn set(&mut self, id: &GroupId, kind: Kind, address: SocketAddr) {
-        if let Some(group) = self.group_mut(id) {
-            if matches!(kind, Kind::Contract) { group.contract = address } else { group.scrape = address }
+        let Some(group) = self.group_mut(id) else { return };
+        match kind {
+            Kind::Contract => {
+                group.contract.set_port(address.port());
+                group.overlay = group.overlay.map(|overlay| SocketAddr::new(overlay.ip(), address.port()));
+            }
+            Kind::Scrape => group.scrape.set_port(address.port()),
         }
     }
 }

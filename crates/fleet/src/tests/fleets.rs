@@ -130,8 +130,23 @@ fn the_longest_chains_of_two_machines() {
 #[test]
 fn the_peer_s_hub_is_where_the_environment_says() {
     let plan = two();
-    let hub = plan.address(&group("mainpc/observability")).unwrap();
-    assert_eq!(plan.group(&group("pc2/infra_core")).unwrap().env["mainpc_hub_endpoint"], format!("http://{hub}"));
+    let hub = plan.address(&group("mainpc/observability"), &node("pc2")).unwrap();
+    assert_eq!(plan.group(&group("pc2/infra_core")).unwrap().env["mainpc_hub_endpoint"], hub.to_string());
+}
+
+#[test]
+fn a_group_is_reached_on_loopback_by_its_own_node_and_on_the_overlay_by_others() {
+    let plan = two();
+    let reached = |by: &str| plan.address(&group("pc2/memory_stack"), &node(by)).unwrap().to_string();
+    let port = plan.group(&group("pc2/memory_stack")).unwrap().contract.port();
+    assert_eq!(reached("pc2"), format!("http://127.0.0.1:{port}"));
+    assert_eq!(reached("mainpc"), format!("https://10.77.0.2:{port}"));
+    assert!(plan.groups().all(|g| g.scrape.ip().is_loopback()));
+    let links: Vec<String> = plan.nodes.values().map(|n| n.link.unwrap().overlay.to_string()).collect();
+    assert_eq!(links, ["10.77.0.1:8300", "10.77.0.2:8300"]);
+    assert!(plan.nodes.values().all(|n| n.link.unwrap().lan.is_none()));
+    let alone = solo(16_384);
+    assert!(alone.nodes.values().all(|n| n.link.is_none()) && alone.groups().all(|g| g.overlay.is_none()));
 }
 
 #[test]
