@@ -105,6 +105,8 @@ const DEADLINES: &[(&str, u64)] = &[
     ("/tandem.session.v1.Sessions/", 200),
     ("/tandem.session.v1.Sessions/SearchTurns", 1_000),
     ("/tandem.dialogue.v1.Dialogue/", 1_000),
+    ("/tandem.link.v1.Link/", 10_000),
+    ("/tandem.link.v1.Link/Exchange", 1_000),
     ("/grpc.health.v1.Health/", 1_000),
 ];
 

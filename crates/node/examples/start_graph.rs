@@ -119,6 +119,7 @@ async fn bench() {
         start_wait: Duration::from_secs(60),
         peer_wait: Duration::from_secs(60),
         drain: Duration::from_secs(2),
+        link: None,
     };
     let program = std::env::current_exe().unwrap();
     let runner = Processes::new(layout, Duration::from_secs(5), move |group| launch(program.clone(), group));

@@ -1,6 +1,7 @@
 //! Where things are on disk.
 
 use std::fs::DirBuilder;
+use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,37 @@ impl Layout {
         &self.run
     }
 
+    /// The fleet file of the fleet that this machine founded or joined.
+    pub fn own_fleet(&self) -> PathBuf {
+        self.data.join("fleet.toml")
+    }
+
+    /// Begins a life of the node: its number is higher than that of any life before, whatever the clock says.
+    ///
+    /// # Errors
+    /// When the number cannot be kept.
+    pub fn begin_life(&self) -> Result<u64, Fault> {
+        let path = self.data.join("life");
+        let failed =
+            |e: std::io::Error| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", path.display()));
+        let last = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().unwrap_or(0),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(failed(e)),
+        };
+        // A file that was lost or spoilt must not lead to a number that peers have seen: the clock is ahead of any count.
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let life = (last + 1).max(clock);
+        let fresh = path.with_extension("new");
+        let write = || {
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(life.to_string().as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        };
+        write().map_err(failed).map(|()| life)
+    }
+
     /// The node's control socket.
     pub fn socket(&self) -> PathBuf {
         self.run.join("node.sock")
@@ -153,6 +185,19 @@ mod tests {
         assert_ne!(apart.run(), other.run());
         let fault = Layout::new(long, None).unwrap_err();
         assert!(fault.message.contains("--data") && fault.message.contains("at most 82 bytes"), "{fault}");
+    }
+
+    #[test]
+    fn each_life_has_a_higher_number_even_when_the_file_is_spoilt() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("d"), None).unwrap();
+        layout.make().unwrap();
+        let (first, second) = (layout.begin_life().unwrap(), layout.begin_life().unwrap());
+        assert!(second > first);
+        std::fs::write(layout.data().join("life"), "spoilt").unwrap();
+        assert!(layout.begin_life().unwrap() >= first);
+        std::fs::write(layout.data().join("life"), u64::from(u32::MAX).to_string()).unwrap();
+        assert_eq!(layout.begin_life().unwrap(), u64::from(u32::MAX) + 1, "a clock that was set back changes nothing");
     }
 
     #[test]

@@ -16,11 +16,11 @@ use crate::control;
 use crate::ends;
 use crate::group::{News, Run, Runner};
 use crate::layout::Layout;
+use crate::link::{Link, LinkConfig};
 use crate::lock::DataLock;
 use crate::logic::budget::{Flaps, WINDOW};
 use crate::logic::watch::Verdict;
 use crate::logic::{Ending, Input, Machine, Member, Moment, Output, Phase};
-use crate::peers;
 use crate::probes::Health;
 use crate::spec::GroupSpec;
 use crate::stale::Orphan;
@@ -50,6 +50,8 @@ pub struct NodeConfig {
     pub peer_wait: Duration,
     /// How long a group has to finish its work.
     pub drain: Duration,
+    /// The link to the other nodes; none in a fleet of one.
+    pub link: Option<LinkConfig>,
 }
 
 enum Order {
@@ -63,6 +65,7 @@ struct Shared {
     orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
     ended: watch::Sender<bool>,
     began: Instant,
+    link: Option<Link>,
 }
 
 /// Tells how a node is doing and gives it orders. Cheap to clone.
@@ -80,6 +83,7 @@ impl NodeHandle {
         for group in &mut status.groups {
             group.rss_bytes = group.pid.and_then(rss);
         }
+        status.peers = self.shared.link.as_ref().map(Link::peers).unwrap_or_default();
         status
     }
 
@@ -162,6 +166,7 @@ impl Node {
             settled: false,
             ending: false,
             groups: config.groups.iter().map(|spec| first_status(spec, since)).collect(),
+            peers: Vec::new(),
         };
         let shared = Arc::new(Shared {
             status: RwLock::new(status),
@@ -169,6 +174,7 @@ impl Node {
             orders,
             ended: watch::Sender::new(false),
             began: Instant::now(),
+            link: config.link.clone().map(Link::new),
         });
         let handle = NodeHandle { shared: shared.clone() };
         let socket = config.layout.socket();
@@ -280,6 +286,9 @@ impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
         self.remember();
         self.take_over();
+        if let Some(link) = self.shared.link.clone() {
+            self.tasks.spawn(link.run());
+        }
         let mut input = Some(Input::Tick);
         loop {
             let outputs = input.map(|input| self.machine.step(self.now(), input)).unwrap_or_default();
@@ -324,10 +333,14 @@ impl Driver {
             Output::Start(i) => self.start(i),
             Output::Stop(i) => self.groups[i].stop.cancel(),
             Output::AwaitPeers(i) => {
-                let (peers, most) = (self.config.groups[i].after.clone(), self.config.peer_wait);
-                let settled = self.settled.clone();
+                let (groups, most) = (self.config.groups[i].after.clone(), self.config.peer_wait);
+                let (settled, link) = (self.settled.clone(), self.shared.link.clone());
                 self.tasks.spawn(async move {
-                    peers::settled(&peers, most).await;
+                    if let Some(link) = link
+                        && tokio::time::timeout(most, link.settled(&groups)).await.is_err()
+                    {
+                        tracing::warn!(?groups, "not ready on the other node in time: going on without");
+                    }
                     // The driver may have ended meanwhile.
                     let (Ok(()) | Err(_)) = settled.send(i).await;
                 });
@@ -514,6 +527,9 @@ impl Driver {
                 let missing: Vec<GroupId> =
                     status.groups.iter().filter(|g| !ready(g)).map(|g| g.group.clone()).collect();
                 happenings.push(Happening::Settled { missing });
+            }
+            if let Some(link) = &self.shared.link {
+                link.publish(&status);
             }
         }
         happenings.into_iter().for_each(|what| self.emit(what));

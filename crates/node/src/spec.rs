@@ -25,17 +25,6 @@ pub struct Limits {
 /// What is said of a limit that nothing was seen to enforce.
 const NOT_ENFORCED: &str = "not enforced";
 
-/// A group of another node that a start waits for while that node is alive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerSpec {
-    /// Which.
-    pub group: GroupId,
-    /// Where it serves health.
-    pub address: SocketAddr,
-    /// Where the groups of its node listen; one that answers shows that the node is alive.
-    pub node: Vec<SocketAddr>,
-}
-
 /// How a group's process is started.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -58,8 +47,8 @@ pub struct GroupSpec {
     pub needs: Vec<GroupName>,
     /// Groups that hold agents which its agents need: it is ready after them.
     pub waits_for: Vec<GroupName>,
-    /// Groups of other nodes.
-    pub after: Vec<PeerSpec>,
+    /// Groups of other nodes that its start waits for while their node is alive.
+    pub after: Vec<GroupId>,
     /// Whether there is code for any of its agents.
     pub built: bool,
     /// Where it serves contracts and health.
@@ -76,20 +65,15 @@ impl GroupSpec {
     /// The groups of a node in start order.
     pub fn of_plan(plan: &Plan, node: &NodeName) -> Vec<Self> {
         let groups = plan.nodes.get(node).map(|n| &n.groups[..]).unwrap_or_default();
-        groups.iter().map(|group| Self::of(plan, group)).collect()
+        groups.iter().map(Self::of).collect()
     }
 
-    fn of(plan: &Plan, group: &GroupPlan) -> Self {
-        let peer = |id: &GroupId| {
-            let node = plan.nodes.get(&id.node)?;
-            let addresses = node.groups.iter().map(|g| g.contract).collect();
-            Some(PeerSpec { group: id.clone(), address: plan.address(id)?, node: addresses })
-        };
+    fn of(group: &GroupPlan) -> Self {
         Self {
             id: group.id.clone(),
             needs: group.needs.clone(),
             waits_for: group.waits_for.clone(),
-            after: group.after.iter().filter_map(peer).collect(),
+            after: group.after.clone(),
             built: group.built(),
             contract: group.contract,
             scrape: group.scrape,

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tandem_types::{GroupId, NodeName, State, Timestamp};
 
+use crate::link::PeerStatus;
 use crate::spec::Limits;
 
 /// How a group is doing, as its node sees it.
@@ -62,6 +63,27 @@ impl GroupState {
     /// Whether its process runs.
     pub fn runs(self) -> bool {
         !matches!(self, Self::NotBuilt | Self::Waiting | Self::BackingOff | Self::CrashLoop | Self::Stopped)
+    }
+}
+
+impl GroupState {
+    const ALL: [Self; 11] = [
+        Self::NotBuilt,
+        Self::Waiting,
+        Self::Starting,
+        Self::Ready,
+        Self::Degraded,
+        Self::Unavailable,
+        Self::Failed,
+        Self::BackingOff,
+        Self::CrashLoop,
+        Self::Stopping,
+        Self::Stopped,
+    ];
+
+    /// The state that these words say; none for words that this program does not know.
+    pub(crate) fn read(words: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == words)
     }
 }
 
@@ -182,6 +204,9 @@ pub struct NodeStatus {
     pub ending: bool,
     /// Its groups in start order.
     pub groups: Vec<GroupStatus>,
+    /// The other nodes of the fleet, as this one sees them.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
 }
 
 /// Something that happened on a node.

@@ -148,6 +148,7 @@ impl Machine {
             start_wait: LIMIT,
             peer_wait: LIMIT,
             drain: LIMIT,
+            link: None,
         };
         Node::start(config, lock, Arc::new(runner)).await.unwrap()
     }

@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// Show who belongs to the fleet, who is invited, and how long certificates hold
     Trust(TrustArgs),
+    /// Make this machine a node of another machine's fleet
+    Join(JoinArgs),
     /// Run one group in this process; the node starts it
     #[command(hide = true)]
     Serve(ServeArgs),
@@ -208,6 +210,16 @@ pub(crate) enum ModelsCommand {
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// What `tandem invite` printed there [default: asked for, so that it is in no list of processes]
+    #[arg(value_name = "INVITATION")]
+    pub(crate) invitation: Option<String>,
+    /// Fleet file that this machine means to run; it must mean what the other machine's does [default: the other machine's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) fleet: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -8,12 +8,14 @@ mod evaluate;
 mod exits;
 mod facts;
 mod fleet;
+mod join;
 mod live;
 mod logging;
 mod logs;
 mod measures;
 mod memory;
 mod models;
+mod others;
 mod place;
 mod plan;
 mod preflight;
@@ -76,6 +78,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Down(args) => wait(down::run(args, place()?)),
         Command::Restart(args) => wait(down::restart(args, place()?)),
         Command::Doctor(args) => wait(doctor::run(args, place()?)),
+        Command::Join(args) => wait(join::run(args, place()?)),
         Command::Logs(args) => logs::run(&args, &place()?),
         Command::Plan(args) => wait(plan::run(args, place().ok())),
         Command::Models(command) => models::run(command, place),

@@ -290,6 +290,7 @@ mod tests {
             settled: true,
             ending: false,
             groups: vec![ready, broken, missing],
+            peers: vec![],
         };
         let agent = |name: &str, state: &str, cause: &str| json!({ "agent": name, "state": state, "cause": cause, "age_ms": 900, "built": true });
         let infra = json!({ "state": "ready", "agents": [

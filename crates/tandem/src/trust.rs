@@ -9,6 +9,7 @@ use tandem_types::{Fault, NodeName, Timestamp};
 
 use crate::cli::{InitArgs, InviteArgs, RevokeArgs, TrustArgs};
 use crate::fleet::planned;
+use crate::join::keep;
 use crate::place::Place;
 use crate::{Outcome, style};
 
@@ -17,9 +18,15 @@ fn folder(place: &Place) -> Result<Folder, Fault> {
 }
 
 pub(crate) fn init(args: &InitArgs, place: &Place) -> Outcome {
-    let planned = planned(&args.fleet)?;
+    let planned = planned(&args.fleet, Some(place))?;
     let folder = folder(place)?;
+    place.layout.make()?;
     let founder = Founder::init(&folder, &planned.plan.name, &planned.node, SystemTime::now())?;
+    if let Some(link) = planned.plan.nodes.get(&planned.node).and_then(|node| node.link) {
+        let ways = std::iter::once(link.overlay).chain(link.lan);
+        founder.set_addresses(&ways.map(|address| address.to_string()).collect::<Vec<_>>())?;
+    }
+    keep(&place.layout, &planned.source.text)?;
     let fleet = founder.fleet()?;
     anstream::println!(
         "{} {} has founded the fleet {}",

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use futures::{Stream, StreamExt as _};
 use tandem_fleet::{Severity, summary};
 use tandem_node::{
-    DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Left, Node, NodeConfig, NodeHandle,
-    NodeStatus, Orphan, Processes, Runner, end_orphans, orphans,
+    DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Left, LinkConfig, Node, NodeConfig,
+    NodeHandle, NodeStatus, Orphan, Processes, Runner, end_orphans, orphans,
 };
 use tandem_process::{ControlGroups, NotifySocket, notify};
 use tandem_types::{Fault, GroupId, State, Timestamp, reason};
@@ -43,7 +43,7 @@ const LISTENING: (&str, &str) = ("X_TANDEM_LISTENING", "1");
 const LEFT: [&str; 2] = ["X_TANDEM_TAKEN", "X_TANDEM_ENDED"];
 
 pub(crate) async fn run(args: UpArgs, place: Place) -> Outcome {
-    let planned = planned(&args.fleet)?;
+    let planned = planned(&args.fleet, Some(&place))?;
     if !args.background {
         announce(&args, &planned);
         // The node of the background says it to nobody.
@@ -115,6 +115,7 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
         start_wait: Duration::from_secs(plan.start_wait_s.into()),
         peer_wait: Duration::from_secs(plan.peer_wait_s.into()),
         drain,
+        link: link(&planned, layout)?,
     };
     let ended = signals()?;
     let node = Node::start(config, lock, runner).await?;
@@ -134,6 +135,22 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
     }
     node.wait().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The link to the other nodes of the plan.
+fn link(planned: &Planned, layout: &Layout) -> Result<Option<LinkConfig>, Fault> {
+    let Some(listen) = planned.plan.nodes.get(&planned.node).and_then(|node| node.link) else { return Ok(None) };
+    let others = planned.plan.nodes.iter().filter(|(name, _)| **name != planned.node);
+    Ok(Some(LinkConfig {
+        node: planned.node.clone(),
+        program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        plan_hash: planned.plan.plan_hash.clone(),
+        fleet_file: planned.source.text.clone(),
+        listen,
+        peers: others.filter_map(|(name, node)| Some((name.clone(), node.link?))).collect(),
+        trust: layout.trust(),
+        epoch: layout.begin_life()?,
+    }))
 }
 
 /// Follows a node to its end. In the background nobody watches: whoever started it follows by itself.

@@ -1,6 +1,6 @@
 //! How a group is doing, in words.
 
-use tandem_types::{State, Timestamp};
+use tandem_types::{GroupId, State, Timestamp};
 
 use super::Driver;
 use crate::logic::budget::WINDOW;
@@ -41,7 +41,7 @@ impl Driver {
             Phase::NotBuilt => (GroupState::NotBuilt, "there is no code for any of its agents".into()),
             Phase::Waiting => (GroupState::Waiting, format!("for {}", names(self.machine.missing(i)))),
             Phase::WaitingForPeers => {
-                let peers: Vec<String> = self.config.groups[i].after.iter().map(|p| p.group.to_string()).collect();
+                let peers: Vec<String> = self.config.groups[i].after.iter().map(GroupId::to_string).collect();
                 (GroupState::Waiting, format!("for {}", peers.join(", ")))
             }
             Phase::Starting if self.machine.is_late(i) => {

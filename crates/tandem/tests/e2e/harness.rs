@@ -74,6 +74,11 @@ impl Ports {
         free.next().expect("no block of ports is free between 8208 and 8300, 9108 and 9200")
     }
 
+    /// One of the ports for scrapers.
+    pub(crate) fn scrape(self, i: u16) -> u16 {
+        self.scrape + i
+    }
+
     fn page(self) -> u16 {
         self.contract + GROUPS
     }

@@ -12,3 +12,4 @@ mod disturbed;
 mod harness;
 mod traces;
 mod turns;
+mod two_nodes;

@@ -1,0 +1,80 @@
+//! The calling side: each peer over each path, each second and whenever something changes.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tandem_contract::pb::tandem::link::v1 as pb;
+use tandem_contract::{Call, Channel, Client, rpc};
+use tandem_types::{Fault, NodeName};
+
+use super::desk::Path;
+use super::{Link, wire};
+
+/// Time between two words to a peer while nothing changes.
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
+/// How long a peer has to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Changes that come in a burst go together.
+const BURST: Duration = Duration::from_millis(20);
+
+/// Tells a peer what is new over one path; never ends by itself.
+pub(super) async fn keep(link: Link, node: NodeName, path: Path, address: SocketAddr) {
+    let mut client: Option<Client> = None;
+    let mut told = link.shared.told.subscribe();
+    loop {
+        told.borrow_and_update();
+        if link.shared.trust.has_peers() {
+            match exchange(&link, &node, path, address, &mut client).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(fault) => {
+                    // What the network did to a connection does not mend; a new one finds the way as it is now.
+                    client = None;
+                    link.desk().failed(&node, path, fault.message);
+                    link.shared.learned.send_modify(|count| *count += 1);
+                }
+            }
+        }
+        wait(&link, &node, path, &mut told).await;
+    }
+}
+
+/// Until the next word is due.
+async fn wait(link: &Link, node: &NodeName, path: Path, told: &mut tokio::sync::watch::Receiver<u64>) {
+    let news = async {
+        // The sender lives in the link, so that waiting cannot fail.
+        let (Ok(()) | Err(_)) = told.changed().await;
+        tokio::time::sleep(BURST).await;
+    };
+    let carries = path == Path::Overlay || !link.desk().overlay_works(node, link.shared.began.elapsed());
+    tokio::select! {
+        () = news, if carries => {}
+        () = tokio::time::sleep(PERIOD) => {}
+    }
+}
+
+/// One exchange; whether there is more to say at once.
+async fn exchange(
+    link: &Link,
+    node: &NodeName,
+    path: Path,
+    address: SocketAddr,
+    client: &mut Option<Client>,
+) -> Result<bool, Fault> {
+    let client = match client {
+        Some(client) => client,
+        None => {
+            let uri = format!("https://{address}");
+            let uri = uri.parse().map_err(|e| Fault::internal(format!("`{uri}` is not an address to call: {e}")))?;
+            client.insert(Client::new(Channel::fleet(link.shared.trust.clone()), uri))
+        }
+    };
+    let request = pb::ExchangeRequest { telling: wire::to_wire(link.tell(node)?).into(), ..Default::default() };
+    let call = Call::default().within(PATIENCE, Instant::now());
+    let response = client.unary(rpc::link::EXCHANGE, request, &call).await?;
+    let telling = wire::of_wire(&response.telling)?;
+    if telling.hello.node != *node {
+        return Err(Fault::internal(format!("{} answers at the address of {node}", telling.hello.node)));
+    }
+    Ok(link.heard(telling, path))
+}

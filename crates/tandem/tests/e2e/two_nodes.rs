@@ -1,0 +1,251 @@
+//! Two nodes of one fleet: two data folders on this machine, two loopback addresses.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tandem_node::{Control, GroupState, Layout, NodeStatus, PeerState, PeerStatus, orphans};
+
+use crate::harness::{LIMIT, LOOK, Ports, kill_9, tandem};
+
+/// Two machines, and the file of the fleet that they are to be.
+struct Pair {
+    folder: tempfile::TempDir,
+    nodes: [Machine; 2],
+}
+
+struct Machine {
+    name: &'static str,
+    layout: Layout,
+    node: Option<Child>,
+}
+
+/// What each node runs; nothing of it needs a model.
+fn fleet(ports: Ports) -> String {
+    let at = |i: u16| ports.contract + i;
+    let scrape = |i: u16| ports.scrape(i);
+    format!(
+        r#"
+[fleet]
+name = "pair"
+drain_s = 2
+
+[node.left]
+address = "127.0.0.2"
+link_port = {}
+
+[node.right]
+address = "127.0.0.3"
+link_port = {}
+
+[group."left/infra_core"]
+agents = ["ServiceRegistry", "SystemDigitalTwin"]
+ram_mib = 256
+port = {}
+scrape_port = {}
+
+[group."right/infra_core"]
+agents = [{{ name = "ObservabilityHub", needs = [] }}]
+after = ["left/infra_core"]
+ram_mib = 256
+port = {}
+scrape_port = {}
+"#,
+        at(0),
+        at(1),
+        at(2),
+        scrape(0),
+        at(3),
+        scrape(1)
+    )
+}
+
+impl Pair {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("fleet.toml"), fleet(Ports::free())).unwrap();
+        let machine = |name| Machine { name, layout: Layout::new(folder.path().join(name), None).unwrap(), node: None };
+        let nodes = ["left", "right"].map(machine);
+        Self { folder, nodes }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("fleet.toml")
+    }
+
+    /// A fleet of both, founded on the left; neither node runs.
+    fn founded() -> Self {
+        let pair = Self::new();
+        let file = pair.file();
+        good(&pair.nodes[0].run(&["init", file.to_str().unwrap(), "--node", "left"]));
+        pair
+    }
+
+    /// The line to join with.
+    fn invite(&self, more: &[&str]) -> String {
+        let invited = self.nodes[0].run(&[&["invite", "right"], more].concat());
+        good(&invited);
+        String::from_utf8(invited.stdout).unwrap().trim().strip_prefix("tandem join ").unwrap().to_owned()
+    }
+}
+
+/// Fails with what a command said, unless it went well.
+fn good(output: &Output) {
+    assert!(output.status.success(), "{}", said(output));
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+impl Machine {
+    fn command(&self) -> Command {
+        let mut command = tandem();
+        command.args(["--data", self.layout.data().to_str().unwrap()]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().unwrap()
+    }
+
+    async fn up(&mut self) {
+        let log = std::fs::File::create(self.layout.data().with_extension("txt")).unwrap();
+        let mut command = self.command();
+        self.node = Some(command.arg("up").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.until("it has started", |status| status.settled).await;
+    }
+
+    /// Waits until the node's own picture is as wanted.
+    async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let status = Control::new(&self.layout).status().await;
+            match status {
+                Ok(status) if wanted(&status) => return status,
+                other => {
+                    assert!(Instant::now() < end, "{} never saw that {what}: {other:?}\n{}", self.name, self.logs())
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn sees(&self, state: PeerState) -> PeerStatus {
+        let status = self.until(&format!("its peer is {state:?}"), |status| status.peers[0].state == state).await;
+        status.peers.into_iter().next().unwrap()
+    }
+
+    fn logs(&self) -> String {
+        let up = std::fs::read_to_string(self.layout.data().with_extension("txt")).unwrap_or_default();
+        up + &tandem_process::tail(&self.layout.node_log(), 30).join("\n")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.node.as_ref().unwrap().id();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(node) = &mut self.node {
+            for signal in [Signal::SIGCONT, Signal::SIGTERM] {
+                let _ = kill(Pid::from_raw(i32::try_from(node.id()).unwrap()), signal);
+            }
+            let end = Instant::now() + LIMIT;
+            while matches!(node.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(LOOK);
+            }
+            drop(node.kill());
+            drop(node.wait());
+        }
+        for orphan in orphans(&self.layout) {
+            let _ = nix::sys::signal::killpg(Pid::from_raw(i32::try_from(orphan.pid).unwrap()), Signal::SIGKILL);
+        }
+    }
+}
+
+fn listens(address: &str) -> bool {
+    std::net::TcpStream::connect(address).is_ok()
+}
+
+#[tokio::test]
+async fn two_nodes_join_see_each_other_and_go_on_alone() {
+    let mut pair = Pair::founded();
+    let plan: serde_json::Value = serde_json::from_slice(&pair.nodes[0].run(&["plan", "--json"]).stdout).unwrap();
+    let link = plan["nodes"]["left"]["link"]["overlay"].as_str().unwrap().to_owned();
+    let overlay = plan["nodes"]["left"]["groups"][0]["overlay"].as_str().unwrap().to_owned();
+    pair.nodes[0].up().await;
+    assert_eq!(pair.nodes[0].sees(PeerState::Unheard).await.groups, []);
+    assert!(!listens(&link) && !listens(&overlay), "nothing listens beyond loopback before a join");
+
+    let line = pair.invite(&[]);
+    while !listens(&link) {
+        tokio::time::sleep(LOOK).await;
+    }
+    good(&pair.nodes[1].run(&["join", &line]));
+    let again = pair.nodes[1].run(&["join", &line]);
+    assert!(!again.status.success() && said(&again).contains("already"), "{}", said(&again));
+    pair.nodes[1].up().await;
+
+    let ready = |status: &NodeStatus| {
+        let peer = &status.peers[0];
+        peer.state == PeerState::Alive && peer.groups.iter().any(|group| group.state == GroupState::Ready)
+    };
+    let left = pair.nodes[0].until("right is ready", ready).await;
+    pair.nodes[1].until("left is ready", ready).await;
+    let shown = said(&pair.nodes[0].run(&["status"]));
+    assert!(shown.contains("right") && shown.contains("alive"), "{shown}");
+
+    // What happens there is seen here, by process.
+    let group = left.peers[0].groups[0].clone();
+    kill_9(group.pid.unwrap());
+    pair.nodes[0].until("the group came back", |status| status.peers[0].groups[0].restarts == 1).await;
+
+    // A silent peer is unknown, and everything here goes on.
+    pair.nodes[1].signal(Signal::SIGSTOP);
+    let unknown = pair.nodes[0].sees(PeerState::Unknown).await;
+    assert!(unknown.reason.starts_with("last seen"), "{unknown:?}");
+    let status = Control::new(&pair.nodes[0].layout).status().await.unwrap();
+    assert!(status.groups.iter().all(|group| group.state == GroupState::Ready && group.restarts == 0), "{status:?}");
+    pair.nodes[1].signal(Signal::SIGCONT);
+    pair.nodes[0].sees(PeerState::Alive).await;
+
+    // Shut out, it is heard no more.
+    good(&pair.nodes[0].run(&["revoke", "right"]));
+    pair.nodes[0].sees(PeerState::Unknown).await;
+    let shut_out = pair.nodes[1].until("it is shut out", |status| status.peers[0].reason.contains("revoked")).await;
+    assert!(shut_out.groups.iter().all(|group| group.state == GroupState::Ready), "{shut_out:?}");
+}
+
+#[tokio::test]
+async fn whoever_may_not_join_is_told_why_and_nothing_changes() {
+    let mut pair = Pair::founded();
+    pair.nodes[0].up().await;
+    let line = pair.invite(&[]);
+    let refused = |args: &[&str], word: &str| {
+        let output = pair.nodes[1].run(args);
+        assert!(!output.status.success() && said(&output).contains(word), "{args:?}: {}", said(&output));
+        assert!(!pair.nodes[1].layout.own_fleet().exists());
+    };
+    refused(&["join", &line[..line.len() - 5]], "cut off");
+    refused(&["join", "tandem1.AAAA"], "invitation");
+    let other = pair.folder.path().join("other.toml");
+    let text = std::fs::read_to_string(pair.file()).unwrap().replacen("ram_mib = 256", "ram_mib = 300", 1);
+    std::fs::write(&other, text).unwrap();
+    refused(&["join", &line, "--fleet", other.to_str().unwrap()], "ram_mib` is 300 here and 256 on left");
+    let newer = pair.invite(&[]);
+    refused(&["join", &line], "");
+    let stranger = Pair::founded();
+    refused(&["join", &stranger.invite(&["--at", &address(&line, &pair)])], "");
+    good(&pair.nodes[1].run(&["join", &newer]));
+}
+
+/// Where the founder listens.
+fn address(_line: &str, pair: &Pair) -> String {
+    let plan: serde_json::Value = serde_json::from_slice(&pair.nodes[0].run(&["plan", "--json"]).stdout).unwrap();
+    plan["nodes"]["left"]["link"]["overlay"].as_str().unwrap().to_owned()
+}
