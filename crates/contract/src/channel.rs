@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
-use crate::secure::{Connecting, Connector, Trust};
+use crate::secure::{Connecting, Connector, Refusals, Trust, in_words};
 
 /// Body of requests and responses inside the process.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectError>;
@@ -50,6 +50,7 @@ pub enum Channel {
 #[derive(Clone)]
 pub struct Network {
     http: HttpClient<Connector, ClientBody>,
+    refusals: Refusals,
 }
 
 impl Channel {
@@ -72,13 +73,14 @@ impl Channel {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
+        let refusals = Refusals::default();
         let http = HttpClient::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .http2_only(true)
             .http2_keep_alive_interval(ASK_EVERY)
             .http2_keep_alive_timeout(ANSWER_WITHIN)
-            .build(Connector::new(connector, others));
-        Self::Network(Box::new(Network { http }))
+            .build(Connector::new(connector, others, refusals.clone()));
+        Self::Network(Box::new(Network { http, refusals }))
     }
 }
 
@@ -89,11 +91,13 @@ impl ClientTransport for Channel {
     fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Body>, ConnectError>> {
         match self {
             Self::Network(network) => {
-                let sent = network.http.request(request);
+                let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+                let (sent, refusals) = (network.http.request(request), network.refusals.clone());
                 Box::pin(async move {
-                    let response = sent
-                        .await
-                        .map_err(|e| ConnectError::unavailable(format!("the request failed: {}", innermost(&e))))?;
+                    let response = sent.await.map_err(|e| {
+                        let why = refusals.take(&authority).unwrap_or_else(|| innermost(&e));
+                        ConnectError::unavailable(format!("the request failed: {why}"))
+                    })?;
                     Ok(response.map(|body| {
                         body.map_err(|e| ConnectError::unavailable(format!("the connection broke: {e}"))).boxed_unsync()
                     }))
@@ -114,11 +118,11 @@ impl ClientTransport for Channel {
 }
 
 /// What began it all: the client's own words only say where it was noticed.
-fn innermost<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
+fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
-    error
+    error.downcast_ref().map_or_else(|| error.to_string(), in_words)
 }
 
 /// An HTTP service as a [`LocalService`].

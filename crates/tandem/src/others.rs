@@ -42,7 +42,11 @@ fn line(
     width: usize,
 ) -> String {
     let (branch, stem) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-    let word = format!("{:<states$}", group.state.as_str());
+    let word = match group.state {
+        // Nothing stands beside it.
+        GroupState::NotBuilt => group.state.as_str().to_owned(),
+        state => format!("{:<states$}", state.as_str()),
+    };
     let word = if stale { style::dim(&word) } else { style::state(group.state, &word) };
     let age = (group.state != GroupState::NotBuilt)
         .then(|| style::span(u64::try_from(now.since(group.since).as_millis()).unwrap_or(u64::MAX)));
@@ -51,8 +55,8 @@ fn line(
     let facts: Vec<String> = [age, restarts, port].into_iter().flatten().collect();
     let facts = facts.join("  ");
     let name = group.group.group.as_str();
-    let mut out = format!("{}{name:<names$}  {word}  {}", style::dim(branch), style::dim(&facts)).trim_end().to_owned();
-    out.push('\n');
+    let facts = if facts.is_empty() { facts } else { format!("  {}", style::dim(&facts)) };
+    let mut out = format!("{}{name:<names$}  {word}{facts}\n", style::dim(branch));
     let told = !matches!(group.state, GroupState::Ready | GroupState::NotBuilt) && !group.reason.is_empty();
     for line in told.then(|| style::wrapped(&group.reason, width.saturating_sub(7))).into_iter().flatten() {
         out += &format!("{}    {line}\n", style::dim(stem));

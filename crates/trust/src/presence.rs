@@ -21,13 +21,15 @@ impl Folder {
         Ok(!fleet.is_founder() || self.read_json::<Ledger>(LEDGER)?.is_some_and(others))
     }
 
-    /// Whether somebody may come to join: an invitation is open at `now`.
+    /// Whether somebody else than a member may call at `now`: to join with an open invitation, or to be told that it was shut out.
     ///
     /// # Errors
     /// When a file cannot be read.
     pub fn awaits_guests(&self, now: SystemTime) -> Result<bool, Fault> {
         let now = Timestamp::from(now);
-        let open = |ledger: Ledger| ledger.invitations.iter().any(|one| one.used.is_none() && one.ends_at > now);
-        Ok(self.read_json::<Ledger>(LEDGER)?.is_some_and(open))
+        let Some(ledger) = self.read_json::<Ledger>(LEDGER)? else { return Ok(false) };
+        let invited = ledger.invitations.iter().any(|one| one.used.is_none() && one.ends_at > now);
+        let mut shut_out = ledger.members.iter().filter(|member| member.revoked_at.is_some());
+        Ok(invited || shut_out.any(|member| member.certificates.iter().any(|issued| issued.ends > now)))
     }
 }

@@ -1,9 +1,10 @@
 //! Connections to other machines, encrypted; to this one, as they are.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use http::Uri;
@@ -32,22 +33,54 @@ pub(crate) enum Connecting {
     Guest(Arc<ClientConfig>, ServerName<'static>),
 }
 
+/// Why TLS broke connections that were open, by whom they led to. A server that refuses a certificate says so only when the client
+/// has the connection already, and what then waits for an answer learns no more than that it was closed.
+#[derive(Clone, Default)]
+pub(crate) struct Refusals {
+    by_authority: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+impl Refusals {
+    fn note(&self, authority: &str, error: &io::Error) {
+        if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            self.lock().insert(authority.to_owned(), in_words(error));
+        }
+    }
+
+    /// Why the last connection there was broken, if TLS did it and nobody has asked.
+    pub(crate) fn take(&self, authority: &str) -> Option<String> {
+        self.lock().remove(authority)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.by_authority.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Opens connections for `http` and, to whom it may call, for `https`.
 #[derive(Clone)]
 pub(crate) struct Connector {
     http: HttpConnector,
     others: Connecting,
+    refusals: Refusals,
 }
 
 impl Connector {
-    pub(crate) fn new(mut http: HttpConnector, others: Connecting) -> Self {
+    pub(crate) fn new(mut http: HttpConnector, others: Connecting, refusals: Refusals) -> Self {
         http.enforce_http(false);
-        Self { http, others }
+        Self { http, others, refusals }
     }
 }
 
-/// A connection of any kind.
-pub(crate) enum Way {
+/// A connection, and where it is told why TLS broke it.
+pub(crate) struct Way {
+    kind: Kind,
+    refusals: Refusals,
+    authority: String,
+}
+
+/// The kinds of connections.
+enum Kind {
     Plain(TokioIo<TcpStream>),
     Guest(Box<TokioIo<TlsStream<TcpStream>>>),
     Member(Box<TokioIo<Secured<TlsStream<TcpStream>>>>),
@@ -67,10 +100,11 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let secure = uri.scheme_str() == Some("https");
         let connecting = self.http.call(uri.clone());
-        let others = self.others.clone();
+        let (others, refusals) = (self.others.clone(), self.refusals.clone());
+        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         Box::pin(async move {
             if !secure {
-                return Ok(Way::Plain(connecting.await?));
+                return Ok(Way { kind: Kind::Plain(connecting.await?), refusals, authority });
             }
             let (config, name, trust) = match others {
                 Connecting::Nobody => return Err("nothing here may call other machines".into()),
@@ -85,15 +119,20 @@ impl Service<Uri> for Connector {
             let tcp = connecting.await?.into_inner();
             let shaken = tokio::time::timeout(CONNECT_LIMIT, TlsConnector::from(config).connect(name, tcp));
             let stream = shaken.await.map_err(|_| "no TLS handshake in time")?.map_err(|e| in_words(&e))?;
-            let Some(trust) = trust else { return Ok(Way::Guest(Box::new(TokioIo::new(stream)))) };
-            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-            Ok(Way::Member(Box::new(TokioIo::new(trust.guarded(stream, &certificates)))))
+            let kind = match trust {
+                None => Kind::Guest(Box::new(TokioIo::new(stream))),
+                Some(trust) => {
+                    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+                    Kind::Member(Box::new(TokioIo::new(trust.guarded(stream, &certificates))))
+                }
+            };
+            Ok(Way { kind, refusals, authority })
         })
     }
 }
 
 /// What went wrong in a handshake, for people.
-pub(super) fn in_words(error: &io::Error) -> String {
+pub(crate) fn in_words(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(tls) => explain(tls, std::time::SystemTime::now()),
         None => error.to_string(),
@@ -102,9 +141,9 @@ pub(super) fn in_words(error: &io::Error) -> String {
 
 impl Connection for Way {
     fn connected(&self) -> Connected {
-        match self {
-            Self::Plain(tcp) => tcp.connected(),
-            Self::Guest(_) | Self::Member(_) => Connected::new().negotiated_h2(),
+        match &self.kind {
+            Kind::Plain(tcp) => tcp.connected(),
+            Kind::Guest(_) | Kind::Member(_) => Connected::new().negotiated_h2(),
         }
     }
 }
@@ -112,16 +151,16 @@ impl Connection for Way {
 /// Passes a call on to whichever connection it is.
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Way::Plain($stream) => {
+        match &mut $self.get_mut().kind {
+            Kind::Plain($stream) => {
                 let $stream = Pin::new($stream);
                 $call
             }
-            Way::Guest($stream) => {
+            Kind::Guest($stream) => {
                 let $stream = Pin::new($stream.as_mut());
                 $call
             }
-            Way::Member($stream) => {
+            Kind::Member($stream) => {
                 let $stream = Pin::new($stream.as_mut());
                 $call
             }
@@ -130,8 +169,13 @@ macro_rules! each {
 }
 
 impl hyper::rt::Read for Way {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_read(context, into))
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let way = self.as_mut();
+        let read = each!(way, stream => stream.poll_read(context, into));
+        if let Poll::Ready(Err(error)) = &read {
+            self.refusals.note(&self.authority, error);
+        }
+        read
     }
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
@@ -21,12 +21,14 @@ use tandem_trust::{Folder, Identity, Watched};
 use tandem_types::{Code, Fault, NodeName, reason};
 use tokio::sync::watch;
 
-pub(crate) use connect::{Connecting, Connector};
+pub(crate) use connect::{Connecting, Connector, Refusals, in_words};
 use guard::{Guards, Secured};
 pub use listen::{Remote, SecureListener, members_only};
 
 /// How often the files are looked at: so long a renewal or a revocation takes to reach a process.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often open connections are held against the clock.
+const CHECK: Duration = Duration::from_secs(60);
 /// The protocol that is spoken inside.
 const H2: &[u8] = b"h2";
 
@@ -95,10 +97,22 @@ impl Trust {
 
     /// Follows the files; never ends by itself.
     pub async fn follow(&self) {
+        let mut checked = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
+            // Certificates also end by themselves.
+            let check = checked.elapsed() >= CHECK;
+            if check {
+                checked = Instant::now();
+            }
             let trust = self.clone();
-            if tokio::task::spawn_blocking(move || trust.look()).await.is_err() {
+            let looked = tokio::task::spawn_blocking(move || {
+                trust.look();
+                if check {
+                    trust.shared.guards.check(trust.identity().as_deref(), SystemTime::now());
+                }
+            });
+            if looked.await.is_err() {
                 tracing::error!("looking at the fleet's certificates broke");
             }
         }

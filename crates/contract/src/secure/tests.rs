@@ -119,4 +119,7 @@ async fn a_connection_ends_when_its_node_is_shut_out() {
     trust.look();
     assert!(!news.has_changed().unwrap(), "nothing has changed since");
     assert!(ask(&channel, &base, None).await.is_err());
+    // Over a new connection it is told why.
+    let fault = ask(&channel, &base, None).await.unwrap_err();
+    assert!(fault.contains("revoked"), "{fault}");
 }

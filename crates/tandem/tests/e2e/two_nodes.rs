@@ -41,7 +41,7 @@ address = "127.0.0.3"
 link_port = {}
 
 [group."left/infra_core"]
-agents = ["ServiceRegistry", "SystemDigitalTwin"]
+agents = ["ServiceRegistry", "SystemDigitalTwin", "ObservabilityHub"]
 ram_mib = 256
 port = {}
 scrape_port = {}
