@@ -17,8 +17,11 @@ struct Process {
     stopped: Option<(Moment, Moment)>,
 }
 
+/// What a watch thought of a process, and from when on.
+type Thoughts = Vec<(Moment, Verdict)>;
+
 /// Runs a watch over a process until it hangs or `end` is there; what was seen, with the time.
-fn run(process: Process, end: Moment) -> (Option<(Moment, Hang)>, Vec<(Moment, Verdict)>) {
+fn run(process: Process, end: Moment) -> (Option<(Moment, Hang)>, Thoughts) {
     let mut watch = Watch::new(ms(0));
     let (mut now, mut fact) = (ms(0), Fact::Tick);
     let mut coming: Vec<(Moment, Fact)> = (0..)
