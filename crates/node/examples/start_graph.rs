@@ -1,14 +1,16 @@
 //! Benchmark: starts 25 stub groups with the dependencies of a real assistant and says how long it took.
 //!
 //! Each stub is ready 500 ms after its start, the longest chain has seven, so nothing can be faster than 3.5 s. Printed
-//! as one JSON object, for `bench/start.py`. The same program is the stub: `start_graph stub PORT DELAY_MS`.
+//! as one JSON object, for `bench/start.py`. The same program is the stub, `start_graph stub PORT DELAY_MS`, and what asks
+//! one whether it is ready where nothing else is at hand, as in a container: `start_graph probe PORT`.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -68,6 +70,18 @@ fn stub(port: u16, delay: Duration) {
         let (Ok(_) | Err(_)) = socket.read(&mut [0; 512]);
         let (Ok(()) | Err(_)) = write!(socket, "HTTP/1.0 {status}\r\n\r\n{{\"state\":\"ready\",\"cause\":\"\"}}\n");
     }
+}
+
+/// Whether the stub on this port is ready.
+fn probe(port: u16) -> bool {
+    let asked = TcpStream::connect(("127.0.0.1", port)).and_then(|mut socket| {
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    asked.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200 "))
 }
 
 fn specs() -> Vec<GroupSpec> {
@@ -147,9 +161,10 @@ async fn bench() {
     );
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
+        Some("probe") => return if probe(args[2].parse().unwrap()) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         Some("stub") => stub(args[2].parse().unwrap(), Duration::from_millis(args[3].parse().unwrap())),
         _ => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -158,4 +173,5 @@ fn main() {
             .unwrap()
             .block_on(bench()),
     }
+    ExitCode::SUCCESS
 }
