@@ -1,9 +1,11 @@
 //! Which of the three languages served everywhere a text is in.
 //!
-//! The rule counts function words: words that are frequent, short of meaning and hardly ever borrowed. A text with words of
-//! both languages is Taglish when the rarer one makes up a fifth or more of them; English content words that Taglish
-//! borrows most count as English, and a Tagalog verb prefix before a hyphen (`i-check`, `mag-text`) as Tagalog. Words that
-//! both languages write alike (`at`, `may`, `on`) count for neither. A text without any such word is in no language known.
+//! Words are counted, not weighed: those that are frequent and hardly ever borrowed (`tongue.en.txt`, `tongue.tl.txt`), and
+//! others by how they are spelled, since most words of meaning that Taglish borrows keep a spelling that Tagalog has not.
+//! A Tagalog verb prefix before a hyphen (`i-check`, `mag-text`) counts as Tagalog and its root for what it is. Names are
+//! in no language, so a word with a capital counts only when it is listed, and what both languages write alike (`at`,
+//! `may`, `internet`) counts for neither. A text is Taglish when a tenth of the counted words or more are of the rarer
+//! language; one without any such word is in no language known.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -48,54 +50,109 @@ impl fmt::Display for Tongue {
 }
 
 /// The smaller language's share of the counted words from which a text counts as mixed.
-const MIXED: f32 = 0.2;
+const MIXED: f32 = 0.1;
 
-const TAGALOG: &str = "ako akin akong ang ano anong ay ayaw ayos ba bakit daw dahil dapat dati din dito diyan doon eh \
-    gabi ganda ganito ganoon ganun ganyan gawin gusto gustong ha hindi ho iba ikaw ilan ilang ito itong iyan \
-    iyo iyon iyong ka kailan kailangan kami kanina kapag kasi kay kaya kayo ko kong kumain kumusta kung lahat lang \
-    lamang lagi mabuti magandang magkano mahal man marami maraming mas masaya mayroon meron mga mo mong muna na nag naging \
-    naman namin nandito nang natin ng nga ngayon ni nila nina ninyo nito niya niyan niyo nung nun nyo oo opo pa \
-    pag paano paano pala palagi pano para pasensya pati pero po puwede pwede pwedeng raw rin sa saan salamat sana si sige \
-    siguro sila sina sino siya tanghali talaga tayo tulungan tungkol umaga wag huwag wala walang yan yun yung yon";
-
-const ENGLISH: &str = "a about after again all am an and any are aren't as be because been before being but by can can't could \
-    couldn't did didn't do does doesn't doing don't down for from get give go going good had has have he hello help her here \
-    hi him his how i i'd i'll i'm i've if in into is isn't it it's its just know let let's like long make me more much my need \
-    no not of off or other our out over please really remember said say she should show so some tell than thank thanks that \
-    that's the their them then there these they thing think this those to too until up us very want was we were what what's \
-    when where which who why will with won't would yes you you're your \
-    actually call check deadline email file friend happy later meeting message office password phone remind reminder \
-    schedule sorry text time today tomorrow tonight update weekend work yesterday";
+/// Written alike in both, or a loan that Tagalog has no other word for.
+const ALIKE: &str = "app at cellphone chat chocolate computer doctor facebook google internet kuya lola lolo man may noon on pizza radio \
+    tv video";
 
 const PREFIXES: &str = "i ika ipa ka ma mag magpa maka maki na nag nagpa naka naki pa pag pang um";
 
-static TL: LazyLock<HashSet<&str>> = LazyLock::new(|| TAGALOG.split_whitespace().collect());
-static EN: LazyLock<HashSet<&str>> = LazyLock::new(|| ENGLISH.split_whitespace().collect());
+/// Pairs of letters in English words that no Tagalog word has.
+const ENGLISH_PAIRS: [&str; 20] = [
+    "bb", "ck", "dd", "ff", "kk", "kn", "ll", "mm", "nn", "oa", "ou", "ph", "pp", "rr", "sh", "ss", "th", "tt", "wh",
+    "wn",
+];
+
+/// How verbs and what is made of them begin in Tagalog.
+const TAGALOG_BEGINNINGS: [&str; 12] =
+    ["ipag", "kina", "mag", "maka", "mang", "mapag", "nag", "naka", "nang", "napaka", "pag", "pina"];
+
+static TL: LazyLock<HashSet<&str>> = LazyLock::new(|| include_str!("tongue.tl.txt").split_whitespace().collect());
+static EN: LazyLock<HashSet<&str>> = LazyLock::new(|| include_str!("tongue.en.txt").split_whitespace().collect());
+static BOTH: LazyLock<HashSet<&str>> = LazyLock::new(|| ALIKE.split_whitespace().collect());
 static TL_PREFIX: LazyLock<HashSet<&str>> = LazyLock::new(|| PREFIXES.split_whitespace().collect());
+
+/// Words of each language in a text.
+#[derive(Default)]
+struct Counts {
+    en: u32,
+    tl: u32,
+}
+
+impl Counts {
+    /// Counts a word, hyphens and all.
+    fn add(&mut self, word: &str) {
+        let lower = word.to_lowercase();
+        match lower.split_once('-') {
+            Some((prefix, root)) if TL_PREFIX.contains(prefix) => {
+                self.tl += 1;
+                self.en += u32::from(EN.contains(root) || is_spelled_english(root));
+            }
+            // Tagalog doubles words: `araw-araw`.
+            Some((first, again)) if first == again && !EN.contains(first) => self.tl += 1,
+            Some(_) => word.split('-').for_each(|part| self.add_one(part)),
+            None => self.add_one(word),
+        }
+    }
+
+    fn add_one(&mut self, word: &str) {
+        let lower = word.to_lowercase();
+        let lower = lower.as_str();
+        if BOTH.contains(lower) {
+            return;
+        }
+        let listed = TL.contains(lower) || EN.contains(lower);
+        let spelled = !listed && !word.starts_with(char::is_uppercase);
+        self.en += u32::from(EN.contains(lower) || spelled && is_spelled_english(lower));
+        self.tl += u32::from(TL.contains(lower) || spelled && is_spelled_tagalog(lower));
+    }
+}
+
+fn is_vowel(letter: char) -> bool {
+    "aeiou".contains(letter)
+}
+
+/// Whether a word in small letters has letters or sounds that Tagalog spelling has not. Words without a vowel are sounds and
+/// units.
+fn is_spelled_english(word: &str) -> bool {
+    let letters: Vec<char> = word.chars().collect();
+    if letters.len() < 3 || !letters.iter().copied().any(is_vowel) {
+        return false;
+    }
+    // `ea` ends Spanish loans.
+    let inner_ea = word.find("ea").is_some_and(|at| !matches!(&word[at + 2..], "" | "n"));
+    let (before, last) = (letters[letters.len() - 2], letters[letters.len() - 1]);
+    let closed = |letter: char| letter.is_alphabetic() && !is_vowel(letter);
+    letters.iter().any(|letter| "cfjqvxz".contains(*letter))
+        || inner_ea
+        || ENGLISH_PAIRS.iter().any(|pair| word.contains(pair))
+        // A Tagalog syllable ends in one consonant at most; `ng` is one.
+        || (closed(before) && closed(last) && !word.ends_with("ng"))
+        || ["sk", "sl", "sm", "sn", "sp", "st"].iter().any(|begin| word.starts_with(begin))
+}
+
+/// Whether a longer word in small letters begins as Tagalog verbs do, or with a doubled syllable.
+fn is_spelled_tagalog(word: &str) -> bool {
+    let native = |letter: char| "abdeghiklmnoprstuwyñ'".contains(letter);
+    let long = word.chars().count() >= 7 && word.chars().all(native) && !is_spelled_english(word);
+    long && (TAGALOG_BEGINNINGS.iter().any(|begin| word.starts_with(begin)) || word.get(..2) == word.get(2..4))
+}
 
 /// The language of a text; none when no word gives it away.
 pub(crate) fn detect(text: &str) -> Option<Tongue> {
-    let (mut en, mut tl) = (0u32, 0u32);
-    let text = text.to_lowercase().replace('’', "'");
+    let mut counts = Counts::default();
+    let text = text.replace('’', "'");
     // Addresses are in no language.
     let prose = text.split_whitespace().filter(|word| !word.contains("://") && !word.contains('@'));
-    for word in prose.flat_map(|word| word.split(|c: char| !c.is_alphabetic() && c != '\'' && c != '-')) {
-        let word = word.trim_matches(['\'', '-']);
-        match word.split_once('-') {
-            Some((prefix, root)) if TL_PREFIX.contains(prefix) => {
-                tl += 1;
-                en += u32::from(EN.contains(root));
-            }
-            _ => {
-                tl += u32::from(TL.contains(word));
-                en += u32::from(EN.contains(word));
-            }
-        }
-    }
+    prose
+        .flat_map(|word| word.split(|c: char| !c.is_alphabetic() && c != '\'' && c != '-'))
+        .for_each(|word| counts.add(word.trim_matches(['\'', '-'])));
+    let Counts { en, tl } = counts;
     let (less, both) = (en.min(tl), en + tl);
     match (en, tl) {
         (0, 0) => None,
-        _ if less as f32 >= MIXED * both as f32 && less > 0 => Some(Tongue::Taglish),
+        _ if less > 0 && less as f32 >= MIXED * both as f32 => Some(Tongue::Taglish),
         _ if tl > en => Some(Tongue::Tl),
         _ => Some(Tongue::En),
     }
@@ -112,20 +169,97 @@ mod tests {
             ("What can you do?", Some(En)),
             ("Please remind me to water the plants.", Some(En)),
             ("You may be at home.", Some(En)),
+            ("I don’t know", Some(En)),
+            ("The file named sa is in the folder of my office on the desk, I think", Some(En)),
+            ("How do I keep bread fresh?", Some(En)),
+            ("I went to Cebu with my lola last summer and we ate adobo.", Some(En)),
+            ("The weather is lovely, so take a walk and drink some water.", Some(En)),
+            ("Mango and papaya taste best when they are ripe.", Some(En)),
+            ("Magic tricks need practice and a magnet.", Some(En)),
+            ("Adobo is pork or chicken cooked in vinegar and soy sauce.", Some(En)),
+            ("Sounds good!", Some(En)),
+            ("Nice try.", Some(En)),
+            ("Bees see colours and smell flowers.", Some(En)),
+            ("Cats purr, dogs bark, birds sing.", Some(En)),
+            ("Paper bags keep bread fresh.", Some(En)),
+            ("Manila has many malls, museums and parks.", Some(En)),
+            ("Open the window, breathe deeply, relax.", Some(En)),
+            ("My name is Kasandra and I work at a bank in Pasig.", Some(En)),
+            ("Add a little salt, then stir.", Some(En)),
+            ("Never mind, anyone makes mistakes sometimes.", Some(En)),
+            ("Great! What kind of music?", Some(En)),
+            ("You have no new messages, Paolo.", Some(En)),
+            ("Nine minutes past ten.", Some(En)),
             ("Ano ang pangalan mo?", Some(Tl)),
             ("Kumusta ka na?", Some(Tl)),
             ("Magandang umaga po!", Some(Tl)),
             ("Nag-aral ako kagabi.", Some(Tl)),
             ("Saan tayo kakain mamaya?", Some(Tl)),
+            ("Kumusta ka ngayong araw?", Some(Tl)),
+            ("Bakit asul ang langit?", Some(Tl)),
+            ("Ano ang masarap na ulam ngayong gabi?", Some(Tl)),
+            ("Pagod na pagod ako ngayon.", Some(Tl)),
+            ("Nagluto si nanay ng sinigang para sa hapunan.", Some(Tl)),
+            ("Nasaan ang computer ko?", Some(Tl)),
+            ("Tumawag si Chris kay Jennifer kahapon.", Some(Tl)),
+            ("Maglakad-lakad ka muna sa tabing-dagat at huminga nang malalim.", Some(Tl)),
+            ("Kailangan mong uminom ng maraming tubig at matulog nang maaga araw-araw.", Some(Tl)),
+            ("Mas mabuting magpahinga ka muna bago ka magtrabaho ulit.", Some(Tl)),
+            ("Masaya ako para sa iyo!", Some(Tl)),
+            ("Nagtanim ng kamatis at sili ang kapitbahay namin.", Some(Tl)),
+            ("Umuulan na naman.", Some(Tl)),
+            ("Opo, naiintindihan ko po.", Some(Tl)),
+            ("Isang klase, dalawang mesa at tatlong silya.", Some(Tl)),
+            ("Nag-aaral siyang mabuti sa unibersidad.", Some(Tl)),
+            ("Ang Facebook ay ginagamit ng maraming tao sa Pilipinas.", Some(Tl)),
+            ("Malamig ang hangin at maliwanag ang buwan.", Some(Tl)),
+            ("Diligan mo araw-araw ang mga halaman.", Some(Tl)),
+            ("Sige, mag-ingat ka sa daan.", Some(Tl)),
+            ("Sapagkat malayo ang araw, kumakalat ang liwanag sa himpapawid.", Some(Tl)),
+            ("Ang pusa ay natutulog sa ilalim ng mesa.", Some(Tl)),
+            ("Isa pang halimbawa: ang aso ng kapitbahay.", Some(Tl)),
+            ("Tinapay, gatas at itlog.", Some(Tl)),
+            ("Pinakamabilis lumaki ang kawayan.", Some(Tl)),
+            ("Hindi ko alam, pasensya na.", Some(Tl)),
+            ("Iwasan ang kape at magbasa ng libro bago matulog.", Some(Tl)),
+            (
+                "Marami akong gustong sabihin sa iyo, kaibigan, pero gabi na at kailangan ko nang umuwi, kaya bukas na lang ulit tayo mag-chat.",
+                Some(Tl),
+            ),
             ("Pwede mo ba i-check yung schedule ko tomorrow?", Some(Taglish)),
             ("Sorry, hindi ko alam kung what time yung meeting.", Some(Taglish)),
             ("I think okay naman siya, pero let me check muna.", Some(Taglish)),
-            ("I don’t know", Some(En)),
-            ("The file named sa is in the folder of my office on the desk, I think", Some(En)),
+            ("Pagod na ako sa work today, ano ang dapat kong gawin?", Some(Taglish)),
+            ("Can you help me, hindi ko alam kung paano magluto?", Some(Taglish)),
+            ("Ang init ng weather ngayon, ano ang magandang gawin?", Some(Taglish)),
+            ("Gusto ko mag-swim pero natatakot ako, any tips?", Some(Taglish)),
+            ("Nag-enjoy ako sa movie kagabi, ikaw ba mahilig ka sa movies?", Some(Taglish)),
+            ("I'm so pagod today.", Some(Taglish)),
+            ("Let's eat na, gutom na ako.", Some(Taglish)),
+            ("Grabe, super traffic kanina sa EDSA!", Some(Taglish)),
+            ("Try mo mag-walk every morning para ma-relax ka.", Some(Taglish)),
+            ("Wow, congrats! Proud ako sa iyo.", Some(Taglish)),
+            ("Ang hirap ng exam, pero I passed naman.", Some(Taglish)),
+            ("Nakalimutan ko yung password ng email ko.", Some(Taglish)),
+            ("Okay lang yan, take your time.", Some(Taglish)),
+            ("Kumain ka ng healthy food at uminom ng maraming water.", Some(Taglish)),
+            ("Happy birthday sa kapatid mo, sana mag-enjoy kayo!", Some(Taglish)),
+            ("Ang cute ng dog mo, anong name niya?", Some(Taglish)),
+            ("Hindi ako available bukas kasi may meeting kami.", Some(Taglish)),
+            ("Masarap ang pizza, pero mas type ko ang pasta with cheese.", Some(Taglish)),
+            ("Magpahinga ka muna, then drink water.", Some(Taglish)),
+            ("Better kung maaga kang matulog tonight.", Some(Taglish)),
+            ("Gusto mo bang manood ng comedy or horror?", Some(Taglish)),
+            ("Actually, depende yan sa budget mo.", Some(Taglish)),
+            ("Nag-text siya kagabi, sabi niya late daw siya.", Some(Taglish)),
+            ("Sayang, sold out na yung tickets.", Some(Taglish)),
+            ("First, hiwain mo ang sibuyas. Second, igisa mo sa oil.", Some(Taglish)),
             ("ok", None),
             ("12345 !?", None),
             ("https://example.ph/ho ana@sa.ph", None),
             ("", None),
+            ("Manila", None),
+            ("1.5 km", None),
         ] {
             assert_eq!(detect(text), tongue, "{text}");
         }
@@ -147,7 +281,9 @@ mod tests {
     }
 
     #[test]
-    fn no_word_is_in_both_lists() {
-        assert_eq!(TL.intersection(&EN).collect::<Vec<_>>(), Vec::<&&str>::new());
+    fn no_word_is_in_two_lists() {
+        for (one, other) in [(&TL, &EN), (&TL, &BOTH), (&EN, &BOTH)] {
+            assert_eq!(one.intersection(other).collect::<Vec<_>>(), Vec::<&&str>::new());
+        }
     }
 }
