@@ -46,19 +46,30 @@ pub(super) fn written_language(asked: &str, text: &str) -> String {
         .map_or_else(|| asked.to_owned(), |tongue| tongue.as_str().to_owned())
 }
 
-fn prompt(language: &Reply) -> (String, &'static str) {
+/// A prompt file: the rules, what stands above known facts, and exchanges that show how to answer, where telling it does
+/// not do.
+struct File {
+    rules: String,
+    known: &'static str,
+    examples: Vec<Message>,
+}
+
+fn file(language: &Reply) -> File {
     let text = match language {
         Reply::Known(Tongue::En) => include_str!("prompt.en.md"),
         Reply::Known(Tongue::Tl) => include_str!("prompt.tl.md"),
         Reply::Known(Tongue::Taglish) => include_str!("prompt.taglish.md"),
         Reply::Other(_) => include_str!("prompt.other.md"),
     };
-    let (rules, known) = text.split_once("---\n").unwrap_or((text, ""));
-    (rules.trim().replace('\n', " ").replace("{language}", language.tag()), known.trim())
+    let mut parts = text.split("---\n");
+    let rules = parts.next().unwrap_or_default().trim().replace('\n', " ").replace("{language}", language.tag());
+    let known = parts.next().unwrap_or_default().trim();
+    let examples = parts.next().unwrap_or_default().lines().filter_map(|line| line.split_once(": "));
+    File { rules, known, examples: examples.map(|(role, text)| message(role, text)).collect() }
 }
 
-fn system(language: &Reply, context: &[ContextItem]) -> String {
-    let (mut text, known) = prompt(language);
+fn system(rules: String, known: &str, context: &[ContextItem]) -> String {
+    let mut text = rules;
     if !context.is_empty() {
         text += "\n\n";
         text += known;
@@ -91,12 +102,15 @@ impl Prompt {
         Self { messages, removable: 0..0, dropped: 0 }
     }
 
-    /// Persona, known facts, the last of the conversation, and what was said now.
+    /// Persona, known facts, examples, the last of the conversation, and what was said now.
     ///
     /// Chat forms of many models accept only a person's message first and speakers in turn, so the conversation begins
     /// with one and neighbours of one speaker become one message.
     pub(super) fn build(language: &Reply, request: &HandleRequest, history: &[Said]) -> Self {
-        let mut messages = vec![message("system", system(language, &request.context))];
+        let File { rules, known, examples } = file(language);
+        let mut messages = vec![message("system", system(rules, known, &request.context))];
+        messages.extend(examples);
+        let fixed = messages.len();
         let recent = &history[history.len().saturating_sub(HISTORY)..];
         let now = Said { role: "user".to_owned(), content: request.text.clone(), ..Default::default() };
         let before = recent.iter().filter(|said| !said.content.is_empty()).skip_while(|said| said.role != "user");
@@ -106,7 +120,7 @@ impl Prompt {
                 None => messages.push(message(&said.role, said.content.as_str())),
             }
         }
-        let removable = 1..messages.len() - 1;
+        let removable = fixed..messages.len() - 1;
         Self { messages, removable, dropped: 0 }
     }
 

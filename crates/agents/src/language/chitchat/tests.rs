@@ -93,15 +93,20 @@ proptest! {
     fn any_history_becomes_a_conversation_in_turns(
         history in proptest::collection::vec((any::<bool>(), "[a-z ]{0,12}"), 0..30),
         drops in 0usize..20,
+        tongue in proptest::sample::select(vec![Tongue::En, Tongue::Taglish]),
     ) {
         let history: Vec<Said> = history.iter().map(|(user, t)| said(if *user { "user" } else { "assistant" }, t)).collect();
-        let mut prompt = Prompt::build(&Reply::Known(Tongue::En), &ask("now"), &history);
+        let language = Reply::Known(tongue);
+        let fixed = Prompt::build(&language, &ask("now"), &[]).messages;
+        let fixed = &fixed[..fixed.len() - 1];
+        let mut prompt = Prompt::build(&language, &ask("now"), &history);
         let before = prompt.messages.len();
         for _ in 0..drops {
             prompt.drop_oldest();
         }
         prop_assert_eq!(before - prompt.messages.len(), prompt.dropped as usize);
-        prop_assert!(prompt.messages.len() <= HISTORY + 2);
+        prop_assert!(prompt.messages.len() <= fixed.len() + HISTORY + 1);
+        prop_assert_eq!(&prompt.messages[..fixed.len()], fixed);
         for (n, message) in prompt.messages.iter().enumerate() {
             prop_assert_eq!(&message.role, match n { 0 => "system", _ if n % 2 == 1 => "user", _ => "assistant" });
         }
