@@ -192,7 +192,7 @@ pub(crate) enum ModelsCommand {
         /// Names of models
         #[arg(required = true)]
         names: Vec<String>,
-        /// The suite; left out: `chat`
+        /// The suite: `chat`, short and plain, or `chitchat`, 120 conversations as ChitchatAgent has them; left out: `chat`
         #[arg(long)]
         suite: Option<String>,
         /// As JSON, with every answer

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tandem_agent::{AgentDef, Ctx, Started, bind};
-use tandem_contract::pb::tandem::dialogue::v1::{DescribeRequest, DescribeResponse};
-use tandem_contract::pb::tandem::model::v1::{ListModelsRequest, Ticket};
+use tandem_contract::pb::tandem::dialogue::v1::{DescribeRequest, DescribeResponse, HandleRequest, Message as Said};
+use tandem_contract::pb::tandem::model::v1::{ListModelsRequest, Message, Ticket};
 use tandem_contract::rpc::{dialogue, models};
 use tandem_contract::{Call, Service};
 use tandem_types::{Fault, reason};
@@ -65,6 +65,16 @@ impl Default for Settings {
     fn default() -> Self {
         Self { max_tokens: 300, temperature: 0.7, first_token_s: 5.0, whole_s: 30.0, silence_s: 60.0, look_s: 5.0 }
     }
+}
+
+/// What a model is told after a conversation without known facts, its last message by the person: for whoever tries a
+/// model as this agent uses it.
+pub(crate) fn prompt(conversation: Vec<Message>) -> Vec<Message> {
+    let said = |message: Message| Said { role: message.role, content: message.content, ..Default::default() };
+    let mut history: Vec<Said> = conversation.into_iter().map(said).collect();
+    let text = history.pop().map(|last| last.content).unwrap_or_default();
+    let language = logic::reply_language("", &text, &history);
+    logic::Prompt::build(&language, &HandleRequest { text, ..Default::default() }, &history).messages
 }
 
 /// The running agent.

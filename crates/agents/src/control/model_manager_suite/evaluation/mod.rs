@@ -16,7 +16,8 @@ use tandem_types::{Code, Fault, reason};
 
 use super::Suite;
 use crate::fields::Fields;
-use suite::{Question, USUAL};
+use crate::language::chitchat;
+use suite::{Prompts, Question, USUAL};
 
 /// Longest time for one question; a model that needs longer is of no use in a conversation.
 const QUESTION: Duration = Duration::from_secs(120);
@@ -106,7 +107,7 @@ impl Suite {
         let mut report = Report { suite_sha256: suite.sha256.clone(), ..Report::default() };
         let (mut firsts, mut writing) = (Vec::new(), Duration::ZERO);
         for question in &suite.questions {
-            let answered = loan.put(question, &call).await?;
+            let answered = loan.put(question, suite.prompts, &call).await?;
             self.desk().record(&loan.ticket, "ok", self.now())?;
             report.prompt_tokens += answered.usage.prompt_tokens;
             report.completion_tokens += answered.usage.completion_tokens;
@@ -160,15 +161,19 @@ impl Suite {
 
 impl Loan {
     /// Puts a question to the model.
-    async fn put(&self, question: &Question, call: &Call) -> Result<Answered, Fault> {
+    async fn put(&self, question: &Question, prompts: Prompts, call: &Call) -> Result<Answered, Fault> {
         let message = |(role, content): &(String, String)| pb::Message {
             role: role.clone(),
             content: content.clone(),
             ..Default::default()
         };
+        let said: Vec<pb::Message> = question.say.iter().map(message).collect();
         let request = pb::GenerateRequest {
             ticket_id: self.ticket.clone(),
-            messages: question.say.iter().map(message).collect(),
+            messages: match prompts {
+                Prompts::None => said,
+                Prompts::ChitchatAgent => chitchat::prompt(said),
+            },
             // The likeliest tokens, so that a second evaluation finds the same.
             sampling: pb::Sampling { temperature: Some(0.0), ..Default::default() }.into(),
             max_tokens: question.most_tokens,

@@ -1,6 +1,6 @@
 //! Suites: questions, and what their answers must be like. No IO.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::language::tongue::{self, Tongue};
 
 /// The suites there are.
-const TEXTS: &[(&str, &str)] = &[("chat", include_str!("chat.toml"))];
+const TEXTS: &[(&str, &str)] = &[("chat", include_str!("chat.toml")), ("chitchat", include_str!("chitchat.toml"))];
 
 /// The suite that is meant when none is named.
 pub(super) const USUAL: &str = "chat";
@@ -30,8 +30,20 @@ static SUITES: LazyLock<BTreeMap<&str, Suite>> = LazyLock::new(|| {
 pub(super) struct Suite {
     /// SHA-256 of its text, hexadecimal.
     pub(super) sha256: String,
+    /// What the model is told beside the questions.
+    pub(super) prompts: Prompts,
     /// In order.
     pub(super) questions: Vec<Question>,
+}
+
+/// What a model is told beside a question.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub(super) enum Prompts {
+    /// Nothing.
+    #[default]
+    None,
+    /// What ChitchatAgent tells it.
+    ChitchatAgent,
 }
 
 /// A question and what its answer must be like; what is left out does not matter.
@@ -65,10 +77,13 @@ impl Suite {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Text {
+            #[serde(default)]
+            prompts: Prompts,
             question: Vec<Question>,
         }
         let sha256 = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { sha256, questions: toml::from_str::<Text>(text)?.question })
+        let Text { prompts, question: questions } = toml::from_str(text)?;
+        Ok(Self { sha256, prompts, questions })
     }
 }
 
@@ -93,12 +108,31 @@ impl Question {
             if is != language {
                 wrong.push(format!("is in `{is}` instead of `{language}`"));
             }
+            wrong.extend(no_answer(&self.say, answer).map(str::to_owned));
         }
         if let Some(most) = self.at_most_words.filter(|most| words > *most) {
             wrong.push(format!("has {words} words instead of at most {most}"));
         }
         wrong.join("; ")
     }
+}
+
+/// Why a text in the right language is still no answer. Weak models give back what was said, or say one thing over and
+/// over; both are in the language that was wanted. Runs of three words tell.
+fn no_answer(before: &[(String, String)], answer: &str) -> Option<&'static str> {
+    let runs = |text: &str| -> Vec<String> {
+        let text = text.to_lowercase();
+        let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        words.windows(3).map(|run| run.join(" ")).collect()
+    };
+    let before: BTreeSet<String> = before.iter().flat_map(|(_, text)| runs(text)).collect();
+    let answer = runs(answer);
+    let different: BTreeSet<&String> = answer.iter().collect();
+    // An answer in a whole sentence takes up much of the question: what is there beside it counts.
+    if 4 * answer.iter().filter(|run| before.contains(*run)).count() > 3 * answer.len() {
+        return Some("says again what was said");
+    }
+    (2 * different.len() < answer.len()).then_some("goes in circles")
 }
 
 #[cfg(test)]
@@ -120,7 +154,28 @@ mod tests {
                 assert!(asks, "{} takes any answer", question.name);
             }
         }
-        assert_eq!(find("nonsense").unwrap_err(), "chat");
+        assert_eq!(find("nonsense").unwrap_err(), "chat, chitchat");
+    }
+
+    #[test]
+    fn conversations_are_of_every_language_and_say_which_by_their_last_message() {
+        let mut of = BTreeMap::<&str, u32>::new();
+        for question in &find("chitchat").unwrap().questions {
+            let (said, (_, last)) = (question.say.len() - 1, question.say.last().unwrap());
+            match &question.language {
+                Some(language) => {
+                    *of.entry(language).or_default() += 1;
+                    assert_eq!(tongue::detect(last).map(Tongue::as_str), Some(language.as_str()), "{last}");
+                }
+                None => {
+                    *of.entry("recall").or_default() += 1;
+                    let given = question.say.iter().position(|(_, text)| text.contains(&question.any[0])).unwrap();
+                    assert!(said - given > 8, "{} is given too late", question.name);
+                    assert_eq!(question.say.iter().filter(|(_, text)| text.contains(&question.any[0])).count(), 1);
+                }
+            }
+        }
+        assert_eq!(of, BTreeMap::from([("en", 60), ("tl", 25), ("taglish", 15), ("recall", 20)]));
     }
 
     #[test]
@@ -139,7 +194,7 @@ mod tests {
             [[question]]
             name = "english"
             kind = "language"
-            say = [["user", "?"]]
+            say = [["user", "Should I buy the red car?"]]
             language = "en""#;
         let suite = Suite::read(text).unwrap();
         for (question, answer, cause) in [
@@ -151,6 +206,10 @@ mod tests {
             (2, "This is what I think of it.", ""),
             (2, "Hindi ko po alam kung ano iyan.", "is in `tl` instead of `en`"),
             (2, "12345", "is in `unknown` instead of `en`"),
+            (2, "Yes, the red car is a good one.", ""),
+            (2, "You should buy the red car.", ""),
+            (2, "So should I buy the red car?", "says again what was said"),
+            (2, "It is good. It is good. It is good. It is good.", "goes in circles"),
         ] {
             assert_eq!(suite.questions[question].judge(answer), cause, "{answer}");
         }

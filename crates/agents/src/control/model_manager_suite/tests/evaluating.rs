@@ -43,6 +43,20 @@ async fn a_model_is_asked_a_suite_and_the_report_is_kept() {
 }
 
 #[tokio::test]
+async fn a_suite_of_conversations_is_put_as_the_agent_that_has_them_does() {
+    let (world, _folder, rig) = loaded().await;
+    evaluate(&rig, 8, "test-model", "chitchat").await.unwrap();
+    let asked = lock(&world.asked);
+    let of = |text: &str| asked.iter().find(|asked| asked.messages.last().unwrap().content == text).unwrap();
+    let told = |text: &str| of(text).messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>();
+    let en = told("How do I keep bread fresh?");
+    assert!(en.len() == 2 && en[0].starts_with("You are Tandem"), "{en:?}");
+    let tl = told("Gusto kong matutong lumangoy, mahirap ba iyon?");
+    assert!(tl[0].starts_with("Ikaw si Tandem") && tl[0].contains("Sumagot sa Tagalog"), "{tl:?}");
+    assert_eq!(tl[1..3], ["Hello, how are you?", "I am fine, thank you! How can I help?"]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_evaluated_is_refused_with_the_reason() {
     let (world, _folder, rig) = loaded().await;
     let fault = evaluate(&rig, 1, "", "poetry").await.unwrap_err();

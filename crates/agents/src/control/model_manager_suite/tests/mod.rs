@@ -35,6 +35,8 @@ struct World {
     broken: Arc<Mutex<Option<Fault>>>,
     deny: Arc<Mutex<bool>>,
     leases: Arc<Mutex<Vec<twin_pb::ModelLease>>>,
+    /// What the engine was asked.
+    asked: Arc<Mutex<Vec<pb::GenerateRequest>>>,
     /// While this is held the engine says nothing.
     silent: Arc<tokio::sync::Mutex<()>>,
 }
@@ -45,7 +47,7 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let world = Self { endpoint, ..Self::default() };
-        let speaking = world.silent.clone();
+        let (speaking, asked) = (world.silent.clone(), world.asked.clone());
         let service = Service::new()
             .unary(engine::GET_INFO, |_call, _request: pb::GetInfoRequest| async {
                 let info = pb::GetInfoResponse {
@@ -58,6 +60,7 @@ impl World {
             })
             .server_stream(engine::GENERATE, move |_call, request: pb::GenerateRequest| {
                 let silent = speaking.clone();
+                lock(&asked).push(request.clone());
                 async move {
                     drop(silent.lock().await);
                     Ok(said(&request))
