@@ -6,7 +6,9 @@ use futures::StreamExt;
 use futures::future::{join_all, try_join_all};
 use tandem_types::{Code, Fault, reason};
 
-use crate::{ChatMessage, ChatRole, FinishReason, Finished, Prompt, Sampling, TextEvent, TextGenerator, TextRequest};
+use crate::{
+    ChatMessage, ChatRole, FinishReason, Finished, NO_ADAPTER, Prompt, Sampling, TextEvent, TextGenerator, TextRequest,
+};
 
 /// Longer than any of this takes on a slow machine; only a broken implementation gets there.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -92,6 +94,35 @@ async fn refuses_with_reasons(model: &dyn TextGenerator) {
     for count in [tokens, context] {
         assert!(fault.message.contains(&count.to_string()), "{} does not say {count}", fault.message);
     }
+
+    let with = |adapter: &str| TextRequest { adapter: Some(adapter.to_owned()), ..ask("Hello.", 4) };
+    let fault = whole(model, with("nobody")).await.expect_err("an adapter that is not there");
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::NotFound, NO_ADAPTER));
+    let fault = whole(model, with("../nobody")).await.expect_err("no name of an adapter");
+    assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, "adapter"));
+}
+
+/// Checks what [`TextGenerator`] promises of adapters. The model must be as for [`text_generator`], with two slots at
+/// least, and `adapter` must change what it says first to a greeting.
+///
+/// # Panics
+/// At the first promise that is not kept.
+pub async fn adapters(model: &dyn TextGenerator, adapter: &str) {
+    // With a seed nothing is taken from kept prefixes, so that answers can be compared to the letter.
+    let request = |adapter: Option<&str>| TextRequest {
+        adapter: adapter.map(str::to_owned),
+        sampling: Sampling { seed: Some(1), ..Sampling::greedy() },
+        ..ask("Hello, how are you today?", 24)
+    };
+    let plain = whole(model, request(None)).await.expect("an answer").0;
+    let changed = whole(model, request(Some(adapter))).await.expect("an answer with the adapter").0;
+    assert_ne!(plain, changed, "the adapter changes nothing");
+    let (one, other) = tokio::join!(whole(model, request(None)), whole(model, request(Some(adapter))));
+    assert_eq!(one.expect("the answer without").0, plain, "the adapter of another request changed this one");
+    assert_eq!(other.expect("the answer with").0, changed, "beside one without the adapter it is another");
+    assert_eq!(whole(model, request(None)).await.expect("the first again").0, plain, "the adapter stayed");
+    let fault = whole(model, request(Some("nobody"))).await.expect_err("an adapter that is not there");
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::NotFound, NO_ADAPTER));
 }
 
 async fn serves_many_and_frees_what_is_dropped(model: &dyn TextGenerator) {

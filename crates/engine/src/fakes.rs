@@ -9,8 +9,8 @@ use tandem_types::{Code, Fault, reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    ChatMessage, FinishReason, Finished, GeneratorInfo, GeneratorLoad, NO_CHAT_TEMPLATE, Prompt, TextGenerator,
-    TextRequest, TextSink, TextStream, TokenCounts, engine_lost,
+    ChatMessage, FinishReason, Finished, GeneratorInfo, GeneratorLoad, NO_ADAPTER, NO_CHAT_TEMPLATE, Prompt,
+    TextGenerator, TextRequest, TextSink, TextStream, TokenCounts, engine_lost,
 };
 
 type Reply = Box<dyn Fn(&TextRequest) -> String + Send + Sync>;
@@ -25,6 +25,7 @@ struct Fake {
     token_delay: Duration,
     gate: Option<Arc<Semaphore>>,
     refusal: Option<Fault>,
+    adapters: Vec<String>,
     die_after: Option<u32>,
     dead: AtomicBool,
     slots: Arc<Semaphore>,
@@ -54,6 +55,7 @@ impl FakeGenerator {
             token_delay: Duration::ZERO,
             gate: None,
             refusal: None,
+            adapters: Vec::new(),
             die_after: None,
             dead: AtomicBool::new(false),
             busy: AtomicU32::new(0),
@@ -115,6 +117,13 @@ impl FakeBuilder {
         self
     }
 
+    /// Knows an adapter of this name, with which it begins its answers.
+    #[must_use]
+    pub fn adapter(mut self, name: &str) -> Self {
+        self.0.adapters.push(name.to_owned());
+        self
+    }
+
     /// Dies when an answer has so many words: that answer, the others under way and all later requests end with
     /// `engine_lost`.
     #[must_use]
@@ -156,6 +165,10 @@ impl TextGenerator for FakeGenerator {
         let fake = &self.0;
         request.check()?;
         fake.usable(&request.prompt)?;
+        if let Some(unknown) = request.adapter.as_ref().filter(|name| !fake.adapters.contains(name)) {
+            let message = format!("{} knows no adapter `{unknown}`", fake.info.model);
+            return Err(Fault::new(Code::NotFound, NO_ADAPTER, message));
+        }
         let prompt = prompt_tokens(&request.prompt);
         let context = fake.info.context_tokens;
         if prompt >= context {
@@ -234,6 +247,7 @@ impl Fake {
 
     async fn say(&self, request: &TextRequest, sink: &TextSink, prompt: u32, most: u32, waited: Duration) {
         let reply = (self.reply)(request);
+        let reply = request.adapter.as_ref().map_or(reply.clone(), |adapter| format!("{adapter}: {reply}"));
         let end = request.stop.iter().filter_map(|stop| reply.find(stop.as_str())).min();
         let start = Instant::now();
         let (mut written, mut reason) = (0, FinishReason::Stop);
@@ -277,6 +291,8 @@ mod tests {
         let endless = |_: &TextRequest| "one two three four five six seven eight nine ten ".repeat(100);
         let fake = FakeGenerator::builder("fake").reply(endless).token_delay(Duration::from_millis(1)).build();
         crate::conformance::text_generator(&fake).await;
+        let fake = FakeGenerator::builder("fake").adapter("warm").build();
+        crate::conformance::adapters(&fake, "warm").await;
     }
 
     #[tokio::test]

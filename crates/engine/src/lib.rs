@@ -17,6 +17,7 @@ mod text;
 pub use lease::{Lease, LeaseId, LeaseInfo, Ledger, SharedLedger};
 pub use runner::{Engine, EngineThread, Progress, Runner, engine_lost};
 pub use text::{
-    ChatMessage, ChatRole, FinishReason, Finished, GeneratorInfo, GeneratorLoad, NO_CHAT_TEMPLATE, Prompt, Sampling,
-    TextEvent, TextGenerator, TextRequest, TextSink, TextStream, TokenCounts,
+    ADAPTER_UNFIT, ChatMessage, ChatRole, FinishReason, Finished, GeneratorInfo, GeneratorLoad, NAME_RULE, NO_ADAPTER,
+    NO_CHAT_TEMPLATE, Prompt, Sampling, TextEvent, TextGenerator, TextRequest, TextSink, TextStream, TokenCounts,
+    is_name,
 };

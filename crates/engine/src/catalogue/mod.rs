@@ -26,6 +26,7 @@ pub use choose::{Choice, Refused, choose};
 pub use mirror::{Mirror, PackageKind, Part};
 pub use model::{Catalogue, Format, Model, Official, RoleNeed};
 pub use options::{PullOptions, Source};
+pub use partial::sha256_of;
 pub use progress::Progress;
 pub use pull::Pulled;
 pub use store::{Entry, State, Store};

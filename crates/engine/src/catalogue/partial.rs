@@ -100,7 +100,7 @@ impl Partial {
 }
 
 /// SHA-256 of a file, in lower-case hex.
-pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
+pub fn sha256_of(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hasher)?;
     Ok(hex(hasher))

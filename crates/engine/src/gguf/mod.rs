@@ -1,16 +1,22 @@
-//! The header of a GGUF model file, read without loading the model.
+//! The header of a GGUF file, of a model or an adapter, read without loading it.
 //!
 //! Format: the GGUF specification of the ggml project, versions 2 and 3.
 
+mod adapter;
 mod estimate;
 mod read;
+#[cfg(feature = "fakes")]
+mod sample;
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+pub use adapter::AdapterInfo;
 pub use estimate::{Estimate, KvType, Shape, estimate_memory};
 use read::{Header, Value};
+#[cfg(feature = "fakes")]
+pub use sample::sample_adapter;
 
 /// What the header says about a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +77,12 @@ pub enum GgufError {
     /// Its header contradicts itself or lacks what every model has.
     #[error("has a broken header: {0}; download it again")]
     Broken(String),
+    /// It is an adapter and was read as a model.
+    #[error("is an adapter; it goes with the model it was made for")]
+    Adapter,
+    /// It is no adapter of the model it was compared with, for these reasons.
+    #[error("is no adapter for it: {}", .0.join("; "))]
+    Unfit(Vec<String>),
 }
 
 impl GgufInfo {
@@ -79,20 +91,15 @@ impl GgufInfo {
     /// # Errors
     /// What is wrong with the file; the message goes on from the file's name.
     pub fn read(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path)?;
-        let file_bytes = file.metadata()?.len();
-        let header = read::header(&mut BufReader::with_capacity(1 << 20, file), file_bytes)?;
-        if header.end > file_bytes {
-            return Err(GgufError::Short { needed: header.end, actual: file_bytes });
-        }
+        let (header, file_bytes) = header_of(path)?;
         Self::from_header(&header, file_bytes)
     }
 
     fn from_header(header: &Header, file_bytes: u64) -> Result<Self, GgufError> {
-        let architecture = match header.values.get("general.architecture") {
-            Some(Value::Text(text)) => text.clone(),
-            _ => return Err(GgufError::Broken("it names no architecture".to_owned())),
-        };
+        if header.text("general.type") == Some("adapter") {
+            return Err(GgufError::Adapter);
+        }
+        let architecture = header.architecture()?.to_owned();
         let field = |name: &str| header.values.get(&format!("{architecture}.{name}"));
         let number = |name: &str| match field(name) {
             Some(Value::Number(n)) => size(*n),
@@ -117,10 +124,7 @@ impl GgufInfo {
             _ => None,
         };
         Ok(Self {
-            name: match header.values.get("general.name") {
-                Some(Value::Text(text)) => text.clone(),
-                _ => String::new(),
-            },
+            name: header.text("general.name").unwrap_or_default().to_owned(),
             layers,
             embedding,
             feed_forward: number("feed_forward_length").unwrap_or(4 * embedding),
@@ -136,6 +140,30 @@ impl GgufInfo {
             file_bytes,
             architecture,
         })
+    }
+}
+
+/// The header of a file that is whole, and the bytes of the file.
+fn header_of(path: &Path) -> Result<(Header, u64), GgufError> {
+    let file = File::open(path)?;
+    let file_bytes = file.metadata()?.len();
+    let header = read::header(&mut BufReader::with_capacity(1 << 20, file), file_bytes)?;
+    if header.end > file_bytes {
+        return Err(GgufError::Short { needed: header.end, actual: file_bytes });
+    }
+    Ok((header, file_bytes))
+}
+
+impl Header {
+    fn text(&self, key: &str) -> Option<&str> {
+        match self.values.get(key) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn architecture(&self) -> Result<&str, GgufError> {
+        self.text("general.architecture").ok_or_else(|| GgufError::Broken("it names no architecture".to_owned()))
     }
 }
 

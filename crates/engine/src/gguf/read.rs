@@ -14,6 +14,8 @@ pub(super) enum Value {
     Numbers(Vec<u64>),
     /// A text of reasonable length.
     Text(String),
+    /// A number of 32 bits with a point.
+    Real(f32),
     /// How long an array is.
     Length(u64),
     /// Something else.
@@ -27,6 +29,7 @@ pub(super) struct Header {
     pub(super) tensor_bytes: u64,
     /// Bytes of a tensor that is held in memory twice.
     pub(super) twice_bytes: u64,
+    pub(super) tensors: Vec<Tensor>,
     /// Bytes a whole file has at least.
     pub(super) end: u64,
 }
@@ -60,6 +63,7 @@ pub(super) fn header(input: &mut impl BufRead, file_bytes: u64) -> Result<Header
     }
     let (mut tensor_bytes, mut data_end) = (0u64, 0u64);
     let (mut twice_bytes, mut has_last) = (0, false);
+    let mut all = Vec::new();
     for _ in 0..tensors {
         let tensor = input.tensor()?;
         tensor_bytes = tensor_bytes.saturating_add(tensor.bytes);
@@ -69,6 +73,7 @@ pub(super) fn header(input: &mut impl BufRead, file_bytes: u64) -> Result<Header
             LAST_STEP => has_last = true,
             _ => {}
         }
+        all.push(tensor);
     }
     if has_last {
         twice_bytes = 0;
@@ -81,7 +86,7 @@ pub(super) fn header(input: &mut impl BufRead, file_bytes: u64) -> Result<Header
         0 => input.position,
         _ => input.position.next_multiple_of(alignment).saturating_add(data_end),
     };
-    Ok(Header { values, tensor_bytes, twice_bytes, end })
+    Ok(Header { values, tensor_bytes, twice_bytes, tensors: all, end })
 }
 
 /// The tensor that turns tokens into numbers; without a tensor for the last step it also turns numbers into tokens.
@@ -89,10 +94,13 @@ const FIRST_STEP: &str = "token_embd.weight";
 const LAST_STEP: &str = "output.weight";
 
 /// What the header says of a tensor.
-struct Tensor {
-    name: String,
+#[derive(Debug)]
+pub(super) struct Tensor {
+    pub(super) name: String,
     /// Its type.
-    kind: u32,
+    pub(super) kind: u32,
+    /// Numbers in each of its dimensions, the one whose numbers lie side by side first.
+    pub(super) sizes: Vec<u64>,
     bytes: u64,
     /// Where it ends within the data.
     end: u64,
@@ -157,6 +165,7 @@ impl<R: BufRead> Input<'_, R> {
 
     fn value(&mut self, kind: u32) -> Result<Value, GgufError> {
         Ok(match kind {
+            6 => Value::Real(f32::from_le_bytes(self.bytes()?)),
             8 => self.text()?.map_or(Value::Other, Value::Text),
             9 => self.array()?,
             _ => self.scalar(kind)?.map_or(Value::Other, Value::Number),
@@ -217,16 +226,14 @@ impl<R: BufRead> Input<'_, R> {
         if dimensions > 4 {
             return Err(GgufError::Broken(format!("tensor `{name}` has {dimensions} dimensions")));
         }
-        let mut elements = 1u64;
-        for _ in 0..dimensions {
-            elements = elements.saturating_mul(self.u64()?);
-        }
+        let sizes = (0..dimensions).map(|_| self.u64()).collect::<Result<Vec<_>, _>>()?;
+        let elements = sizes.iter().fold(1u64, |all, size| all.saturating_mul(*size));
         let kind = self.u32()?;
         let offset = self.u64()?;
         let (block, bytes) =
             block(kind).ok_or_else(|| GgufError::Broken(format!("tensor `{name}` has the unknown type {kind}")))?;
         let bytes = elements.div_ceil(block).saturating_mul(bytes);
-        Ok(Tensor { name, kind, bytes, end: offset.saturating_add(bytes) })
+        Ok(Tensor { name, kind, sizes, bytes, end: offset.saturating_add(bytes) })
     }
 }
 

@@ -6,11 +6,15 @@ mod stream;
 use async_trait::async_trait;
 use tandem_types::Fault;
 
-pub use request::{ChatMessage, ChatRole, Prompt, Sampling, TextRequest};
+pub use request::{ChatMessage, ChatRole, NAME_RULE, Prompt, Sampling, TextRequest, is_name};
 pub use stream::{FinishReason, Finished, TextEvent, TextSink, TextStream, TokenCounts};
 
 /// Reason: a conversation was sent to a model that only continues texts.
 pub const NO_CHAT_TEMPLATE: &str = "no_chat_template";
+/// Reason: there is no adapter of this name.
+pub const NO_ADAPTER: &str = "no_adapter";
+/// Reason: an adapter is not made for this model, or its file is damaged.
+pub const ADAPTER_UNFIT: &str = "adapter_unfit";
 
 /// A model that continues a conversation or a text.
 ///
@@ -29,7 +33,8 @@ pub trait TextGenerator: Send + Sync {
     ///
     /// # Errors
     /// `invalid_argument` for wrong fields, and with reason `context_length` when prompt and one token of answer do
-    /// not fit; `failed_precondition`, `no_chat_template`, for a conversation when the model has none;
+    /// not fit; `failed_precondition`, `no_chat_template`, for a conversation when the model has none; `not_found`,
+    /// `no_adapter`, for an adapter that is not here; `failed_precondition`, `adapter_unfit`, for one that does not fit;
     /// `resource_exhausted`, `queue_full`, with the time after which to try again; `unavailable`, `engine_lost`.
     /// An answer that breaks off later ends its stream with the error.
     async fn generate(&self, request: TextRequest) -> Result<TextStream, Fault>;

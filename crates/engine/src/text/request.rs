@@ -115,7 +115,18 @@ pub struct TextRequest {
     pub session: Option<String>,
     /// Who goes first when all slots are busy: 1 before 10.
     pub priority: u8,
+    /// The adapter laid over the model for this answer.
+    pub adapter: Option<String>,
 }
+
+/// Whether a text can be the name of a model or an adapter: a file is named after it.
+pub fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=64).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('.')
+}
+
+/// What [`is_name`] asks for, in words.
+pub const NAME_RULE: &str = "must be 1 to 64 of letters, digits and - _ . and not begin with a point";
 
 /// The priority of a text turn.
 const PRIORITY_TEXT: u8 = 2;
@@ -130,6 +141,7 @@ impl TextRequest {
             stop: Vec::new(),
             session: None,
             priority: PRIORITY_TEXT,
+            adapter: None,
         }
     }
 
@@ -153,6 +165,7 @@ impl TextRequest {
         wrong(self.stop.len() <= 16, "stop", "at most 16 texts");
         wrong(self.stop.iter().all(|s| (1..=256).contains(&s.len())), "stop", "each text has 1 to 256 bytes");
         wrong((1..=10).contains(&self.priority), "priority", "must be between 1 and 10");
+        wrong(self.adapter.as_deref().is_none_or(is_name), "adapter", NAME_RULE);
         if violations.is_empty() { Ok(()) } else { Err(Fault::invalid(violations)) }
     }
 }
@@ -206,6 +219,7 @@ mod tests {
             max_tokens: Some(0),
             stop: vec![String::new()],
             priority: 0,
+            adapter: Some("../a".to_owned()),
             ..hello()
         };
         let fields: Vec<_> = request.check().unwrap_err().violations.into_iter().map(|v| v.field).collect();
@@ -219,9 +233,26 @@ mod tests {
                 "sampling.temperature",
                 "max_tokens",
                 "stop",
-                "priority"
+                "priority",
+                "adapter"
             ]
         );
+    }
+
+    #[test]
+    fn a_name_can_be_that_of_a_file() {
+        for (text, ok) in [
+            ("warm-2", true),
+            ("a.b_C", true),
+            ("", false),
+            (".a", false),
+            ("a/b", false),
+            ("é", false),
+            ("a b", false),
+        ] {
+            assert_eq!(is_name(text), ok, "{text}");
+        }
+        assert!(is_name(&"a".repeat(64)) && !is_name(&"a".repeat(65)));
     }
 
     #[test]
