@@ -11,6 +11,7 @@ use tandem_engine::{
 use tandem_types::{Code, Fault, Violation, reason};
 use tokio::sync::oneshot;
 
+use crate::adapters::{Adapter, Folder};
 use crate::logic::LEAST_READ;
 use crate::machine::default_threads;
 use crate::model::Loaded;
@@ -25,6 +26,7 @@ pub struct LlamaGenerator {
     /// The thread holds the model; a handle only borrows it to read prompts.
     loaded: Weak<Loaded>,
     shared: Arc<Shared>,
+    adapters: Arc<Folder>,
 }
 
 /// What the thread tells about a model it has loaded.
@@ -39,13 +41,14 @@ impl LlamaGenerator {
     pub async fn load(options: LlamaOptions, lease: Lease) -> Result<Self, Fault> {
         let options = check(options)?;
         let shared = Arc::new(Shared::default());
+        let adapters = Arc::new(Folder::new(&options));
         let name = options.name.clone();
         let queue = (options.slots + options.queue) as usize;
         let for_thread = Arc::clone(&shared);
         let body =
             move |lease: &Lease, thread: &mut EngineThread<Ask, Report>| serve(options, lease, thread, for_thread);
         let (runner, (info, loaded)) = Runner::start(&name, lease, queue, body).await?;
-        Ok(Self { info: Arc::new(info), runner, loaded, shared })
+        Ok(Self { info: Arc::new(info), runner, loaded, shared, adapters })
     }
 
     /// What the engine has done so far.
@@ -67,6 +70,13 @@ impl LlamaGenerator {
     /// Why it had ended before.
     pub async fn stop(&self) -> Result<(), Fault> {
         self.runner.stop().await
+    }
+
+    async fn adapter(&self, name: String) -> Result<Arc<Adapter>, Fault> {
+        let adapters = self.adapters.clone();
+        tokio::task::spawn_blocking(move || adapters.find(&name))
+            .await
+            .map_err(|e| Fault::internal(format!("look for an adapter: {e}")))?
     }
 
     async fn tokens(&self, prompt: Prompt) -> Result<Vec<LlamaToken>, Fault> {
@@ -132,6 +142,10 @@ impl TextGenerator for LlamaGenerator {
 
     async fn generate(&self, request: TextRequest) -> Result<TextStream, Fault> {
         request.check()?;
+        let adapter = match request.adapter {
+            Some(name) => Some(self.adapter(name).await?),
+            None => None,
+        };
         let prompt = self.tokens(request.prompt).await?;
         let context = self.info.context_tokens;
         let tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
@@ -155,6 +169,7 @@ impl TextGenerator for LlamaGenerator {
             stop: request.stop,
             session: request.session,
             priority: request.priority,
+            adapter,
             sink,
         };
         let (admitted, answer) = oneshot::channel();

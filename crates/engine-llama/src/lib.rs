@@ -4,11 +4,13 @@
 //!
 //! The process `tandem-llama` serves it to the rest of the house; nothing else links llama.cpp.
 
+mod adapters;
 mod chat;
 mod generator;
 mod logic;
 mod machine;
 mod model;
+mod native;
 mod options;
 mod sampler;
 mod scheduler;

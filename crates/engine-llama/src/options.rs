@@ -26,10 +26,13 @@ pub struct LlamaOptions {
     pub batch: u32,
     /// How keys and values are kept.
     pub kv: KvType,
+    /// Folder of adapters, each in a file `NAME.gguf`; none for a model without.
+    pub adapters: Option<PathBuf>,
 }
 
 impl LlamaOptions {
-    /// A context of 4096 tokens, 4 slots, 16 waiting, steps of 128 tokens, keys and values of 16 bits.
+    /// A context of 4096 tokens, 4 slots, 16 waiting, steps of 128 tokens, keys and values of 16 bits,
+    /// no adapters.
     pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -40,6 +43,7 @@ impl LlamaOptions {
             threads: None,
             batch: 128,
             kv: KvType::F16,
+            adapters: None,
         }
     }
 

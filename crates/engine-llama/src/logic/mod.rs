@@ -1,13 +1,15 @@
 //! What the scheduler decides, as plain functions: who is next, into which slot, and how much of whose prompt is read
-//! in a step. No model, no clock.
+//! in a step with which adapter. No model, no clock.
 
 mod place;
+mod rota;
 mod share;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use place::{Candidate, CopyRule, Placement, place};
+pub(crate) use rota::Rota;
 pub(crate) use share::{Demand, LEAST_READ, Pace, share};
 pub(crate) use shelf::Shelf;
 

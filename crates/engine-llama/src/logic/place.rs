@@ -11,6 +11,8 @@ pub(crate) struct Candidate<'a, T> {
     pub(crate) kept: &'a [T],
     /// The conversation they belong to.
     pub(crate) session: Option<&'a str>,
+    /// They were read with the adapter of the request that is to be placed.
+    pub(crate) fits: bool,
     /// Grows with every use.
     pub(crate) used: u64,
 }
@@ -56,6 +58,7 @@ pub(crate) fn place<T: PartialEq>(
     let most = prompt.len().saturating_sub(1);
     let shared = |slot: &Candidate<'_, T>| match rule {
         CopyRule::NoReuse => 0,
+        _ if !slot.fits => 0,
         _ => common_prefix(slot.kept, prompt).min(most),
     };
     let rank = |i: &usize| {

@@ -24,16 +24,16 @@ pub(crate) const LEAST_READ: usize = 16;
 /// Tokens for each slot in the next step, `batch` at most in all.
 ///
 /// Writers come first with one token each. What is left goes to readers by priority, then the longest admitted first;
-/// while somebody writes, only as much as can be read in 150 ms at `per_token`, so that a long prompt does not stall
-/// streams.
-pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration>) -> Vec<usize> {
+/// while somebody writes, here or (`hurried`) in other steps, only as much as can be read in 150 ms at `per_token`, so
+/// that a long prompt does not stall streams.
+pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration>, hurried: bool) -> Vec<usize> {
     let mut shares = vec![0; demands.len()];
     let mut left = batch;
     for (share, _) in shares.iter_mut().zip(demands).filter(|(_, d)| d.writing && d.todo > 0) {
         *share = left.min(1);
         left -= *share;
     }
-    if left < batch {
+    if left < batch || hurried {
         left = left.min(read_budget(per_token));
     }
     let mut readers: Vec<usize> = (0..demands.len()).filter(|&i| !demands[i].writing).collect();

@@ -29,7 +29,7 @@ fn trying_again_makes_sense_when_a_slot_is_likely_free() {
 }
 
 fn slot<'a>(kept: &'a [u8], session: Option<&'a str>, used: u64) -> Candidate<'a, u8> {
-    Candidate { busy: false, kept, session, used }
+    Candidate { busy: false, kept, session, used, fits: true }
 }
 
 fn busy<'a>(kept: &'a [u8]) -> Candidate<'a, u8> {
@@ -88,6 +88,14 @@ fn requests_find_their_slot() {
             to(1, None, 0),
         ),
         ("no reuse at all", vec![slot(b"abc", ann, 0)], b"abcd", ann, CopyRule::NoReuse, to(0, None, 0)),
+        (
+            "what was read with another adapter is of no use",
+            vec![Candidate { fits: false, ..slot(b"abc", ann, 0) }, slot(b"", None, 1)],
+            b"abcd",
+            ann,
+            rule,
+            to(1, None, 0),
+        ),
         ("the last token is read again", vec![slot(b"abcd", ann, 0)], b"abcd", ann, rule, to(0, None, 3)),
         ("a prompt of one token", vec![slot(b"a", ann, 0)], b"a", ann, rule, to(0, None, 0)),
     ] {
@@ -113,8 +121,9 @@ fn a_step_is_shared_out() {
         (vec![writer, reader(300, 1)], 17, ms(0), vec![1, 16]),
         (vec![reader(5, 1), writer, reader(300, 2)], 16, Some(Duration::from_micros(1)), vec![5, 1, 10]),
     ] {
-        assert_eq!(share(&demands, batch, per_token), expected, "{demands:?}");
+        assert_eq!(share(&demands, batch, per_token, false), expected, "{demands:?}");
     }
+    assert_eq!(share(&[reader(300, 1)], 128, ms(3), true), [50], "others wait to write");
 }
 
 #[test]
@@ -134,11 +143,15 @@ proptest! {
         kept in prop::collection::vec((any::<bool>(), prop::collection::vec(0..3u8, 0..12), 0..3u8, 0..5u64), 1..6),
         prompt in prop::collection::vec(0..3u8, 1..12),
         session in prop::option::of(0..3u8),
+        strange in prop::collection::vec(any::<bool>(), 6),
         gain in 0..6usize,
     ) {
         let name = |n: u8| ["ann", "ben", "cho"][usize::from(n)];
         let slots: Vec<_> = kept.iter()
-            .map(|(busy, kept, s, used)| Candidate { busy: *busy, kept, session: Some(name(*s)), used: *used })
+            .zip(&strange)
+            .map(|((busy, kept, s, used), strange)| {
+                Candidate { busy: *busy, kept, session: Some(name(*s)), used: *used, fits: !strange }
+            })
             .collect();
         for rule in [CopyRule::NoReuse, CopyRule::OwnOnly, CopyRule::Gain(gain)] {
             let Some(placed) = place(&slots, &prompt, session.map(name), rule) else {
@@ -149,6 +162,7 @@ proptest! {
             prop_assert!(placed.reuse < prompt.len());
             let source = &slots[placed.copy_from.unwrap_or(placed.slot)];
             prop_assert!(source.kept.starts_with(&prompt[..placed.reuse]));
+            prop_assert!(source.fits || placed.reuse == 0);
             match (rule, placed.copy_from) {
                 (CopyRule::NoReuse, from) => prop_assert_eq!((from, placed.reuse), (None, 0)),
                 (CopyRule::OwnOnly, from) => prop_assert_eq!(from, None),
@@ -162,11 +176,12 @@ proptest! {
         demands in prop::collection::vec((1..400usize, any::<bool>(), 0..9u64), 1..9),
         batch in 9..200usize,
         cost in prop::option::of(0..100_000u64),
+        hurried: bool,
     ) {
         let demands: Vec<_> = demands.into_iter()
             .map(|(todo, writing, since)| Demand { todo: if writing { 1 } else { todo }, writing, priority: 2, since })
             .collect();
-        let shares = share(&demands, batch, cost.map(Duration::from_micros));
+        let shares = share(&demands, batch, cost.map(Duration::from_micros), hurried);
         prop_assert_eq!(shares.len(), demands.len());
         prop_assert!(shares.iter().sum::<usize>() <= batch);
         for (share, demand) in shares.iter().zip(&demands) {

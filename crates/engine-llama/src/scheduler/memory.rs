@@ -19,7 +19,7 @@ impl Scheduler<'_> {
         self.shelf.drop_old(Instant::now());
         let kept = match rule {
             CopyRule::Gain(gain) => {
-                let found = self.shelf.find(&job.prompt, job.session.as_deref());
+                let found = self.shelf.find(&job.prompt, job.session.as_deref(), job.adapter());
                 found.filter(|(_, saved)| *saved >= placed.reuse + gain.max(1))
             }
             CopyRule::NoReuse | CopyRule::OwnOnly => None,
@@ -51,7 +51,9 @@ impl Scheduler<'_> {
             return;
         }
         match self.context.state_seq_get(id, WHOLE) {
-            Ok(state) => self.shelf.put(session, slot.kept().to_vec(), state, bytes, Instant::now()),
+            Ok(state) => {
+                self.shelf.put((session, slot.adapter), slot.kept().to_vec(), state, bytes, Instant::now());
+            }
             Err(error) => tracing::warn!(%error, "the state of a conversation could not be kept"),
         }
     }

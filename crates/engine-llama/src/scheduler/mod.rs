@@ -1,6 +1,7 @@
 //! Continuous batching: every step computes one token for each slot that writes and some of the prompts that are being
 //! read, all in one pass over the weights.
 
+mod held;
 mod memory;
 mod slot;
 mod stats;
@@ -15,10 +16,11 @@ use llama_cpp_2::token::LlamaToken;
 use tandem_engine::{Engine, Finished, Lease, Progress};
 use tandem_types::{Code, Fault, reason};
 
-use crate::logic::{Candidate, CopyRule, Demand, Pace, Shelf, next_waiting, place, retry_after, share};
+use crate::logic::{Candidate, CopyRule, Demand, Pace, Rota, Shelf, next_waiting, place, retry_after, share};
 use crate::machine::resident_bytes;
 use crate::model::Loaded;
 use crate::sampler::sampler;
+use held::Held;
 pub(crate) use slot::{Ask, Job};
 use slot::{Next, Slot, Waiting};
 pub use stats::EngineStats;
@@ -38,6 +40,8 @@ pub(crate) struct Scheduler<'m> {
     /// Conversations that lost their slot.
     shelf: Shelf<LlamaToken, SeqState>,
     pace: Pace,
+    held: Held<'m>,
+    rota: Rota<Option<u64>>,
     /// Time an answer takes from its slot to its end, the later ones counting more.
     answer_time: Duration,
     turn: u64,
@@ -72,6 +76,8 @@ impl<'m> Scheduler<'m> {
             copy,
             shelf: Shelf::new(loaded.kept_bytes),
             pace: Pace::default(),
+            held: Held::new(&loaded.model, slots),
+            rota: Rota::new(),
             answer_time: Duration::from_secs(1),
             turn: 0,
             shared,
@@ -110,6 +116,11 @@ impl<'m> Scheduler<'m> {
             let ages: Vec<_> = self.waiting.iter().map(|w| (w.job.priority, w.arrived.elapsed())).collect();
             let Some(next) = next_waiting(&ages) else { break };
             let waiting = self.waiting.swap_remove(next);
+            if let Err(fault) = self.hold_adapter(&waiting.job) {
+                self.shared.refused();
+                waiting.job.sink.fail(fault);
+                continue;
+            }
             let candidates: Vec<_> = self
                 .slots
                 .iter()
@@ -118,6 +129,7 @@ impl<'m> Scheduler<'m> {
                     kept: slot.kept(),
                     session: slot.session.as_deref(),
                     used: slot.used,
+                    fits: slot.adapter == waiting.job.adapter(),
                 })
                 .collect();
             // Kept state was computed in other batches, which changes the last digits, and a seed promises the same.
@@ -133,9 +145,23 @@ impl<'m> Scheduler<'m> {
         Ok(())
     }
 
-    /// Computes one step and hands out the tokens it gave.
+    /// Has the adapter of a request in memory.
+    fn hold_adapter(&mut self, job: &Job) -> Result<(), Fault> {
+        let Some(adapter) = &job.adapter else { return Ok(()) };
+        let slots = &self.slots;
+        let in_use = |number| slots.iter().any(|slot| slot.work.is_some() && slot.adapter == Some(number));
+        self.held.hold(adapter, in_use, &mut self.context)
+    }
+
+    /// Computes one step of those with the same adapter and hands out the tokens it gave.
     fn compute(&mut self) -> Result<(), Fault> {
-        let active: Vec<usize> = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_some()).collect();
+        let working = || self.slots.iter().filter_map(|slot| Some((slot, slot.work.as_ref()?)));
+        let asking: Vec<_> = working().map(|(slot, work)| (slot.adapter, work.priority)).collect();
+        let Some(adapter) = self.rota.next(&asking) else { return Ok(()) };
+        let hurried = working().any(|(slot, work)| slot.adapter != adapter && work.writing());
+        let changed = self.held.lay(adapter, &mut self.context)?;
+        let mine = |slot: &Slot| slot.work.is_some() && slot.adapter == adapter;
+        let active: Vec<usize> = (0..self.slots.len()).filter(|&i| mine(&self.slots[i])).collect();
         let demands: Vec<_> = active
             .iter()
             .filter_map(|&i| {
@@ -148,7 +174,7 @@ impl<'m> Scheduler<'m> {
                 })
             })
             .collect();
-        let shares = share(&demands, self.batch_tokens, self.pace.per_token());
+        let shares = share(&demands, self.batch_tokens, self.pace.per_token(), hurried);
 
         self.batch.clear();
         // Where in the batch the row of logits of a slot is.
@@ -171,7 +197,10 @@ impl<'m> Scheduler<'m> {
         self.context.synchronize();
         let took = start.elapsed();
         self.shared.stepped(took);
-        self.pace.learn(shares.iter().sum(), took);
+        self.rota.took(took);
+        if !changed {
+            self.pace.learn(shares.iter().sum(), took);
+        }
         for (&i, &tokens) in active.iter().zip(&shares) {
             self.slots[i].fed += tokens;
         }

@@ -1,5 +1,6 @@
 //! A slot: the state of one conversation, and the request it works on.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llama_cpp_2::sampling::LlamaSampler;
@@ -8,6 +9,7 @@ use tandem_engine::{FinishReason, Finished, Sampling, TextSink, TokenCounts};
 use tandem_types::Fault;
 use tokio::sync::oneshot;
 
+use crate::adapters::Adapter;
 use crate::text::TextGate;
 
 /// A request on its way to a slot.
@@ -19,7 +21,15 @@ pub(crate) struct Job {
     pub(crate) stop: Vec<String>,
     pub(crate) session: Option<String>,
     pub(crate) priority: u8,
+    pub(crate) adapter: Option<Arc<Adapter>>,
     pub(crate) sink: TextSink,
+}
+
+impl Job {
+    /// The number of its adapter.
+    pub(super) fn adapter(&self) -> Option<u64> {
+        self.adapter.as_ref().map(|adapter| adapter.number)
+    }
 }
 
 /// A request, and who hears whether it was taken.
@@ -41,6 +51,8 @@ pub(super) struct Slot {
     pub(super) tokens: Vec<LlamaToken>,
     pub(super) fed: usize,
     pub(super) session: Option<String>,
+    /// The adapter they were and will be computed with.
+    pub(super) adapter: Option<u64>,
     pub(super) used: u64,
     pub(super) work: Option<Work>,
 }
@@ -79,6 +91,7 @@ impl Slot {
     /// Takes up a request of whose prompt the first `reuse` tokens are in memory.
     pub(super) fn start(&mut self, waiting: Waiting, sampler: LlamaSampler, reuse: usize, turn: u64) {
         let Waiting { job, arrived } = waiting;
+        self.adapter = job.adapter();
         let counted = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         self.work = Some(Work {
             sink: job.sink,

@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// How keys and values are kept: f16 or q8_0
     #[arg(long, default_value_t = KvType::F16)]
     kv: KvType,
+    /// Folder of adapters, each in a file NAME.gguf; a request names one
+    #[arg(long, value_name = "DIR")]
+    adapters: Option<PathBuf>,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
@@ -75,6 +78,7 @@ impl Args {
             threads: self.threads,
             batch: self.batch,
             kv: self.kv,
+            adapters: self.adapters.clone(),
         }
     }
 
@@ -93,11 +97,11 @@ mod tests {
     fn the_command_line_is_sound_and_a_host_s_arguments_are_taken() {
         Args::command().debug_assert();
         let line = "tandem-llama --model /m.gguf --name smollm2-135m --role llm.tiny --role llm.fast \
-                    --lease-bytes 900000000 --ctx 2048 --slots 2 --threads 1";
+                    --lease-bytes 900000000 --ctx 2048 --slots 2 --threads 1 --adapters /a";
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         let options = args.options();
         assert_eq!((options.context, options.slots, options.threads), (2048, 2, Some(1)));
-        assert_eq!(args.roles.len(), 2);
+        assert_eq!((args.roles.len(), options.adapters), (2, Some("/a".into())));
         assert!(Args::try_parse_from(["tandem-llama", "--model", "/m.gguf"]).is_err());
     }
 }

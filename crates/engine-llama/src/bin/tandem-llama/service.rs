@@ -164,6 +164,7 @@ fn request_of(request: pb::GenerateRequest) -> Result<TextRequest, Fault> {
     }
     asked.max_tokens = (request.max_tokens > 0).then_some(request.max_tokens);
     asked.stop = request.stop;
+    asked.adapter = (!request.adapter.is_empty()).then_some(request.adapter);
     asked.session = (!request.session_key.is_empty()).then_some(request.session_key);
     if request.priority > 0 {
         asked.priority = u8::try_from(request.priority).unwrap_or(u8::MAX);
@@ -218,17 +219,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_names_its_adapter() {
+        let (client, _) = client(FakeGenerator::builder("fake").adapter("warm").build());
+        let with = |adapter: &str| pb::GenerateRequest { adapter: adapter.into(), ..hello("one") };
+        for (adapter, said) in [("", "one"), ("warm", "warm: one")] {
+            let pieces = generate(&client, with(adapter)).await.unwrap();
+            assert_eq!(pieces.iter().map(|piece| piece.text.as_str()).collect::<String>(), said);
+        }
+        assert_eq!(generate(&client, with("cold")).await.unwrap_err().code, Code::NotFound);
+    }
+
+    #[tokio::test]
     async fn wrong_requests_are_refused_field_by_field() {
         let (client, _) = client(FakeGenerator::builder("fake").build());
         let mut wrong = hello("x");
         wrong.messages[0].role = "robot".into();
         let both = pb::GenerateRequest { prompt: "y".into(), ..hello("x") };
         let urgent = pb::GenerateRequest { priority: 300, ..hello("x") };
+        let elsewhere = pb::GenerateRequest { adapter: "../x".into(), ..hello("x") };
         for (request, field) in [
             (pb::GenerateRequest::default(), "messages"),
             (wrong, "messages[0].role"),
             (both, "prompt"),
             (urgent, "priority"),
+            (elsewhere, "adapter"),
         ] {
             let fault = generate(&client, request).await.unwrap_err();
             assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, field));
