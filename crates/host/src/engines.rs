@@ -85,6 +85,9 @@ fn args(request: &pb::StartEngineRequest, pays: &GroupId) -> Vec<std::ffi::OsStr
             put(name, &value.to_string());
         }
     }
+    if !request.adapters.is_empty() {
+        put("--adapters", &request.adapters);
+    }
     args
 }
 
@@ -383,6 +386,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn an_engine_is_told_its_folder_of_adapters() {
+        let pays = "solo/coordination".parse().unwrap();
+        let told = |adapters: &str| {
+            let args = args(&pb::StartEngineRequest { adapters: adapters.into(), ..Default::default() }, &pays);
+            args.windows(2).find(|pair| pair[0] == *"--adapters").map(|pair| pair[1].clone())
+        };
+        assert_eq!((told("/data/adapters"), told("")), (Some("/data/adapters".into()), None));
+    }
 
     #[tokio::test]
     async fn an_engine_that_cannot_load_is_reported_with_what_it_printed() {
