@@ -1,5 +1,6 @@
-//! Models: what they are, which role each serves, what memory they were seen to need, how much they are used.
+//! Models and adapters: what they are, which role each serves, what memory they were seen to need, how much they are used.
 
+mod rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ pub use sqlite::SqliteModels;
 /// How long use is counted back.
 pub const USES_KEPT: Duration = Duration::from_hours(30 * 24);
 
-/// What is known of a model from its file and its maker.
+/// What is known of a model, or of an adapter, from its file and its maker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Its name in the catalogue.
@@ -30,6 +31,10 @@ pub struct Manifest {
     pub format: String,
     /// The rest, as JSON: licence, roles, languages, context, calibration.
     pub body: String,
+    /// Of an adapter: the model it was made for. Left out where there is none, so that a write sent twice is recognised
+    /// whichever version of the program kept it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 /// A registered model.
@@ -43,6 +48,17 @@ pub struct Model {
     pub registered: Timestamp,
 }
 
+/// An adapter laid over the model of a role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Its name.
+    pub adapter: String,
+    /// Percentage of the role's conversations that get it.
+    pub percent: u8,
+    /// The adapter that the other conversations get; none for the model alone.
+    pub others: Option<String>,
+}
+
 /// A role and the model that serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
@@ -51,7 +67,7 @@ pub struct Binding {
     /// The model.
     pub model: String,
     /// The adapter on it.
-    pub adapter: Option<String>,
+    pub adapter: Option<Published>,
     /// Why, in words.
     pub reason: String,
     /// Since when.
@@ -129,6 +145,8 @@ pub struct Evaluation {
     pub id: String,
     /// The model.
     pub model: String,
+    /// The adapter laid over it.
+    pub adapter: Option<String>,
     /// The suite of questions.
     pub suite: String,
     /// When it began.
@@ -158,21 +176,22 @@ pub trait ModelStore: Send + Sync {
     /// `not_found` when it is not registered.
     async fn quarantine(&self, name: &str, why: &str) -> Result<(), Fault>;
 
-    /// Binds a role to a model.
+    /// Binds a role to a model, with or without an adapter.
     ///
     /// # Errors
-    /// `not_found` when the model is not registered.
+    /// `not_found` when the model or the adapter is not registered.
     async fn bind(
         &self,
         key: IdempotencyKey,
         role: Role,
         model: String,
-        adapter: Option<String>,
+        adapter: Option<Published>,
         reason: String,
         now: Timestamp,
     ) -> Result<Binding, Fault>;
 
-    /// Undoes a role's standing binding and returns the one before it, which stands again.
+    /// Undoes a role's standing binding, with those before it that differ in the adapter's share only, and returns the one
+    /// before them, which stands again.
     ///
     /// # Errors
     /// `failed_precondition` when there is none before it; then nothing changes.
@@ -202,8 +221,8 @@ pub trait ModelStore: Send + Sync {
     /// An evaluation by its id.
     async fn evaluation(&self, id: &str) -> Result<Option<Evaluation>, Fault>;
 
-    /// The evaluation of a model that began last.
-    async fn last_evaluation(&self, model: &str) -> Result<Option<Evaluation>, Fault>;
+    /// The evaluation of a model, alone or with an adapter, that began last.
+    async fn last_evaluation(&self, model: &str, adapter: Option<&str>) -> Result<Option<Evaluation>, Fault>;
 
     /// Removes use counts past their time; how many.
     async fn prune(&self, now: Timestamp) -> Result<u64, Fault>;

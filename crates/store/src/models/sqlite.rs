@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 use tandem_types::{Code, Fault, IdempotencyKey, Role, Timestamp, reason};
 
-use super::{Binding, Circumstances, Evaluation, Manifest, Measured, Model, ModelStore, USES_KEPT, Use, Uses};
-use crate::db::{Error, Migration, column, sqlite_store};
+use super::rows::{binding, evaluation, measured, model, uses};
+use super::{
+    Binding, Circumstances, Evaluation, Manifest, Measured, Model, ModelStore, Published, USES_KEPT, Use, Uses,
+};
+use crate::db::{Error, Migration, sqlite_store};
 use crate::keys::{self, once};
 
-const MIGRATIONS: &[Migration] = &[
+pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         name: "models",
         sql: &[
@@ -74,6 +77,15 @@ CREATE TABLE evaluations(
 CREATE INDEX evaluations_by_model ON evaluations(model, started);
 "],
     },
+    Migration {
+        name: "adapters",
+        sql: &["
+ALTER TABLE models ADD COLUMN base TEXT;
+ALTER TABLE bindings ADD COLUMN percent INTEGER NOT NULL DEFAULT 100;
+ALTER TABLE bindings ADD COLUMN others TEXT;
+ALTER TABLE evaluations ADD COLUMN adapter TEXT;
+"],
+    },
 ];
 
 sqlite_store!(
@@ -120,26 +132,18 @@ impl ModelStore for SqliteModels {
         key: IdempotencyKey,
         role: Role,
         model: String,
-        adapter: Option<String>,
+        adapter: Option<Published>,
         reason: String,
         now: Timestamp,
     ) -> Result<Binding, Fault> {
         let new = Binding { role, model, adapter, reason, since: now, undone: None };
         self.db
             .write(move |tx| {
-                let body = (&new.role, &new.model, &new.adapter, &new.reason);
+                // What the others get follows from what stood before, and is not part of what was asked for.
+                let adapter = new.adapter.as_ref().map(|published| (&published.adapter, published.percent));
+                let body = (&new.role, &new.model, adapter, &new.reason);
                 once(tx, key, None, ("bind", &body), now, |tx| {
-                    get(tx, &new.model)?;
-                    tx.prepare_cached(
-                        "INSERT INTO bindings(role, model, adapter, reason, since) VALUES (?1, ?2, ?3, ?4, ?5)",
-                    )?
-                    .execute(params![
-                        new.role.as_str(),
-                        new.model,
-                        new.adapter,
-                        new.reason,
-                        now.micros()
-                    ])?;
+                    bind(tx, &new)?;
                     Ok(new.clone())
                 })
             })
@@ -218,8 +222,8 @@ impl ModelStore for SqliteModels {
     async fn evaluated(&self, one: Evaluation) -> Result<(), Fault> {
         self.db
             .write(move |tx| {
-                tx.prepare_cached("INSERT OR IGNORE INTO evaluations VALUES (?1, ?2, ?3, ?4, ?5)")?
-                    .execute(params![one.id, one.model, one.suite, one.started.micros(), one.body])?;
+                tx.prepare_cached("INSERT OR IGNORE INTO evaluations VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                    .execute(params![one.id, one.model, one.suite, one.started.micros(), one.body, one.adapter])?;
                 Ok(())
             })
             .await
@@ -235,14 +239,14 @@ impl ModelStore for SqliteModels {
             .await
     }
 
-    async fn last_evaluation(&self, model: &str) -> Result<Option<Evaluation>, Fault> {
-        let model = model.to_owned();
+    async fn last_evaluation(&self, model: &str, adapter: Option<&str>) -> Result<Option<Evaluation>, Fault> {
+        let of = (model.to_owned(), adapter.map(str::to_owned));
         self.db
             .read(move |tx| {
                 let mut find = tx.prepare_cached(
-                    "SELECT * FROM evaluations WHERE model = ?1 ORDER BY started DESC, id DESC LIMIT 1",
+                    "SELECT * FROM evaluations WHERE model = ?1 AND adapter IS ?2 ORDER BY started DESC, id DESC LIMIT 1",
                 )?;
-                Ok(find.query_row([model], evaluation).optional()?)
+                Ok(find.query_row(params![of.0, of.1], evaluation).optional()?)
             })
             .await
     }
@@ -264,11 +268,21 @@ fn day(at: Timestamp) -> i64 {
 
 fn register(tx: &Transaction<'_>, new: &Manifest, now: Timestamp) -> Result<Model, Error> {
     tx.prepare_cached(
-        "INSERT INTO models VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7) ON CONFLICT DO UPDATE
+        "INSERT INTO models VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8) ON CONFLICT DO UPDATE
          SET path = excluded.path, file_bytes = excluded.file_bytes, sha256 = excluded.sha256,
-             format = excluded.format, body = excluded.body, quarantined = NULL, registered = excluded.registered",
+             format = excluded.format, body = excluded.body, quarantined = NULL, registered = excluded.registered,
+             base = excluded.base",
     )?
-    .execute(params![new.name, new.path, new.file_bytes, new.sha256, new.format, new.body, now.micros()])?;
+    .execute(params![
+        new.name,
+        new.path,
+        new.file_bytes,
+        new.sha256,
+        new.format,
+        new.body,
+        now.micros(),
+        new.base
+    ])?;
     get(tx, &new.name)
 }
 
@@ -277,15 +291,45 @@ fn get(tx: &Transaction<'_>, name: &str) -> Result<Model, Error> {
     Ok(found.ok_or_else(|| Fault::not_found(format!("there is no model {name}; register it first")))?)
 }
 
+fn bind(tx: &Transaction<'_>, new: &Binding) -> Result<(), Error> {
+    get(tx, &new.model)?;
+    let published = new.adapter.as_ref();
+    if let Some(published) = published {
+        get(tx, &published.adapter)?;
+    }
+    tx.prepare_cached(
+        "INSERT INTO bindings(role, model, adapter, reason, since, percent, others) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        new.role.as_str(),
+        new.model,
+        published.map(|published| &published.adapter),
+        new.reason,
+        new.since.micros(),
+        published.map_or(100, |published| published.percent),
+        published.and_then(|published| published.others.as_ref()),
+    ])?;
+    Ok(())
+}
+
 fn roll_back(tx: &Transaction<'_>, role: &Role, now: Timestamp) -> Result<Binding, Error> {
     let mut standing =
-        tx.prepare_cached("SELECT * FROM bindings WHERE role = ?1 AND undone IS NULL ORDER BY id DESC LIMIT 2")?;
+        tx.prepare_cached("SELECT * FROM bindings WHERE role = ?1 AND undone IS NULL ORDER BY id DESC")?;
     let rows = standing.query_map([role.as_str()], |row| Ok((row.get::<_, i64>("id")?, binding(row)?)))?;
-    let [(current, _), (_, before)] = &rows.collect::<Result<Vec<_>, _>>()?[..] else {
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    // A canary that grew in steps goes as a whole; a model bound twice goes once.
+    let named = |binding: &Binding| binding.adapter.as_ref().map(|one| (binding.model.clone(), one.adapter.clone()));
+    let canary = rows.first().and_then(|(_, binding)| named(binding));
+    let same = |(_, binding): &&(i64, Binding)| canary.is_some() && named(binding) == canary;
+    let gone = rows.iter().take_while(same).count().max(1);
+    let Some((_, before)) = rows.get(gone) else {
         let message = format!("role {role} has had no other model; bind one instead");
         return Err(Fault::new(Code::FailedPrecondition, reason::NO_SUCH, message).into());
     };
-    tx.prepare_cached("UPDATE bindings SET undone = ?2 WHERE id = ?1")?.execute([*current, now.micros()])?;
+    let mut undo = tx.prepare_cached("UPDATE bindings SET undone = ?2 WHERE id = ?1")?;
+    for (id, _) in &rows[..gone] {
+        undo.execute([*id, now.micros()])?;
+    }
     Ok(before.clone())
 }
 
@@ -305,56 +349,4 @@ fn note_use(tx: &Transaction<'_>, one: &Use, now: Timestamp) -> Result<(), Error
         !one.ok
     ])?;
     Ok(())
-}
-
-fn model(row: &Row<'_>) -> rusqlite::Result<Model> {
-    Ok(Model {
-        manifest: Manifest {
-            name: row.get("name")?,
-            path: row.get("path")?,
-            file_bytes: row.get("file_bytes")?,
-            sha256: row.get("sha256")?,
-            format: row.get("format")?,
-            body: row.get("body")?,
-        },
-        quarantined: row.get("quarantined")?,
-        registered: Timestamp(row.get("registered")?),
-    })
-}
-
-fn binding(row: &Row<'_>) -> rusqlite::Result<Binding> {
-    Ok(Binding {
-        role: column(row, "role")?,
-        model: row.get("model")?,
-        adapter: row.get("adapter")?,
-        reason: row.get("reason")?,
-        since: Timestamp(row.get("since")?),
-        undone: row.get::<_, Option<i64>>("undone")?.map(Timestamp),
-    })
-}
-
-fn evaluation(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
-    Ok(Evaluation {
-        id: row.get("id")?,
-        model: row.get("model")?,
-        suite: row.get("suite")?,
-        started: Timestamp(row.get("started")?),
-        body: row.get("body")?,
-    })
-}
-
-fn measured(row: &Row<'_>) -> rusqlite::Result<Measured> {
-    Ok(Measured { peak_bytes: row.get("peak")?, count: row.get("count")?, at: Timestamp(row.get("at")?) })
-}
-
-fn uses(row: &Row<'_>) -> rusqlite::Result<Uses> {
-    Ok(Uses {
-        model: row.get("model")?,
-        role: column(row, "role")?,
-        tickets: row.get("tickets")?,
-        prompt_tokens: row.get("prompt")?,
-        completion_tokens: row.get("completion")?,
-        busy: Duration::from_micros(row.get("busy")?),
-        failures: row.get("failures")?,
-    })
 }

@@ -23,6 +23,7 @@ async fn sqlite_keeps_the_promises_of_the_trait() {
 pub(crate) async fn suite(fresh: impl Fn() -> Fresh) {
     registers_and_quarantines(&*fresh().1).await;
     binds_and_rolls_back(&*fresh().1).await;
+    publishes_adapters(&*fresh().1).await;
     keeps_the_highest_peak(&*fresh().1).await;
     counts_use_by_day(&*fresh().1).await;
     keeps_evaluations(&*fresh().1).await;
@@ -36,6 +37,7 @@ fn manifest(name: &str, sha256: &str) -> Manifest {
         sha256: sha256.into(),
         format: "gguf".into(),
         body: "{}".into(),
+        base: None,
     }
 }
 
@@ -85,6 +87,64 @@ async fn binds_and_rolls_back(store: &dyn ModelStore) {
     assert_eq!(store.history(&fast, 1).await.unwrap().len(), 1);
 }
 
+async fn publishes_adapters(store: &dyn ModelStore) {
+    let fast = role("llm.fast");
+    store.register(key(1), manifest("a", "a"), at(0)).await.unwrap();
+    for (n, name) in [(2, "x"), (3, "y")] {
+        let adapter = Manifest { base: Some("a".into()), ..manifest(name, name) };
+        assert_eq!(store.register(key(n), adapter.clone(), at(0)).await.unwrap().manifest, adapter);
+        assert_eq!(store.model(name).await.unwrap().manifest, adapter);
+    }
+    let one = |adapter: &str, percent, others: Option<&str>| {
+        Some(Published { adapter: adapter.into(), percent, others: others.map(str::to_owned) })
+    };
+    let bind =
+        async |n, adapter| store.bind(key(n), fast.clone(), "a".into(), adapter, "asked".into(), at(n as i64)).await;
+    assert_eq!(bind(10, one("none", 5, None)).await.unwrap_err().code, Code::NotFound);
+    let plain = bind(11, None).await.unwrap();
+    bind(12, one("x", 10, None)).await.unwrap();
+    let grown = bind(13, one("x", 100, None)).await.unwrap();
+    let second = bind(14, one("y", 20, Some("x"))).await.unwrap();
+    assert_eq!(second.adapter, one("y", 20, Some("x")));
+    assert_eq!(bind(14, one("y", 20, Some("x"))).await.unwrap(), second);
+    assert_eq!(bind(14, one("y", 21, Some("x"))).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(store.bindings().await.unwrap(), [second]);
+    for n in [20, 20] {
+        assert_eq!(store.roll_back(key(n), fast.clone(), at(20)).await.unwrap(), grown);
+    }
+    assert_eq!(store.roll_back(key(21), fast.clone(), at(21)).await.unwrap(), plain, "the canary of 10 % goes too");
+    assert_eq!(store.roll_back(key(22), fast.clone(), at(22)).await.unwrap_err().code, Code::FailedPrecondition);
+    // A model bound twice without an adapter is two bindings.
+    let again = bind(23, None).await.unwrap();
+    bind(24, None).await.unwrap();
+    assert_eq!(store.roll_back(key(25), fast.clone(), at(25)).await.unwrap(), again);
+}
+
+#[tokio::test]
+async fn what_was_kept_before_there_were_adapters_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("models.db");
+    drop(crate::db::Db::open(&path, &super::sqlite::MIGRATIONS[..2]).unwrap());
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(
+        "INSERT INTO models VALUES ('smol', '/models/smol.gguf', 5000000000, 'a', 'gguf', '{}', NULL, 7);
+         INSERT INTO bindings(role, model, reason, since) VALUES ('llm.fast', 'smol', 'asked', 8);
+         INSERT INTO evaluations VALUES ('e', 'smol', 'chat', 9, '{}');",
+    )
+    .unwrap();
+    drop(old);
+    let store = SqliteModels::open(path).unwrap();
+    assert_eq!(store.model("smol").await.unwrap().manifest, manifest("smol", "a"));
+    let [binding] = &store.bindings().await.unwrap()[..] else { panic!("one binding") };
+    assert_eq!((binding.model.as_str(), &binding.adapter), ("smol", &None));
+    let kept = store.last_evaluation("smol", None).await.unwrap().unwrap();
+    assert_eq!((kept.id.as_str(), kept.adapter), ("e", None));
+    // A write that is sent again after an update is still the same write.
+    let json = r#"{"name":"smol","path":"/models/smol.gguf","file_bytes":5000000000,"sha256":"a","format":"gguf","body":"{}"}"#;
+    assert_eq!(serde_json::to_string(&manifest("smol", "a")).unwrap(), json);
+    assert_eq!(serde_json::from_str::<Manifest>(json).unwrap(), manifest("smol", "a"));
+}
+
 async fn keeps_the_highest_peak(store: &dyn ModelStore) {
     let of = Circumstances {
         model: "smol".into(),
@@ -106,18 +166,23 @@ async fn keeps_evaluations(store: &dyn ModelStore) {
     let one = |id: &str, seconds| Evaluation {
         id: id.into(),
         model: "smol".into(),
+        adapter: None,
         suite: "chat".into(),
         started: at(seconds),
         body: format!(r#"{{"n":{seconds}}}"#),
     };
-    assert_eq!(store.last_evaluation("smol").await.unwrap(), None);
+    assert_eq!(store.last_evaluation("smol", None).await.unwrap(), None);
     for (id, seconds) in [("a", 5), ("b", 3), ("a", 9)] {
         store.evaluated(one(id, seconds)).await.unwrap();
     }
     assert_eq!(store.evaluation("a").await.unwrap(), Some(one("a", 5)));
-    assert_eq!(store.last_evaluation("smol").await.unwrap(), Some(one("a", 5)));
+    let with = Evaluation { adapter: Some("x".into()), ..one("d", 9) };
+    store.evaluated(with.clone()).await.unwrap();
+    assert_eq!(store.last_evaluation("smol", None).await.unwrap(), Some(one("a", 5)));
+    assert_eq!(store.last_evaluation("smol", Some("x")).await.unwrap(), Some(with));
+    assert_eq!(store.last_evaluation("smol", Some("y")).await.unwrap(), None);
     assert_eq!(store.evaluation("c").await.unwrap(), None);
-    assert_eq!(store.last_evaluation("big").await.unwrap(), None);
+    assert_eq!(store.last_evaluation("big", None).await.unwrap(), None);
 }
 
 async fn counts_use_by_day(store: &dyn ModelStore) {

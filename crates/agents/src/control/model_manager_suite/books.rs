@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tandem_store::models::{Binding, Circumstances, Evaluation, Manifest, Model, ModelStore, USES_KEPT, Use, Uses};
+use tandem_store::models::{
+    Binding, Circumstances, Evaluation, Manifest, Model, ModelStore, Published, USES_KEPT, Use, Uses,
+};
 use tandem_types::{Fault, IdempotencyKey, Role, Timestamp};
 
 use super::files::Registered;
@@ -63,7 +65,7 @@ impl Books {
         Ok((others, bad.collect()))
     }
 
-    /// Registers a model.
+    /// Registers a model or an adapter.
     pub(super) async fn register(
         &self,
         key: IdempotencyKey,
@@ -86,6 +88,7 @@ impl Books {
             format: "gguf".to_owned(),
             body: serde_json::to_string(&body)
                 .map_err(|e| Fault::internal(format!("cannot write the manifest of {}: {e}", card.name)))?,
+            base: card.base.clone(),
         };
         self.store.register(key, manifest, now).await.map(drop)
     }
@@ -95,24 +98,30 @@ impl Books {
         self.store.quarantine(name, why).await
     }
 
-    /// What each role is bound to: as `planned`, or as it was bound since, unless the plan has changed after that.
-    pub(super) async fn words(&self, planned: &BTreeMap<Role, String>) -> Result<BTreeMap<Role, String>, Fault> {
-        let mut words = planned.clone();
+    /// What each role is bound to: as `planned`, or as it was bound since, unless the plan has changed after that. And what
+    /// is published for it then.
+    pub(super) async fn words(
+        &self,
+        planned: &BTreeMap<Role, String>,
+    ) -> Result<(BTreeMap<Role, String>, BTreeMap<Role, Published>), Fault> {
+        let (mut words, mut published) = (planned.clone(), BTreeMap::new());
         for binding in self.store.bindings().await? {
             let plan = planned.get(&binding.role).map_or("", String::as_str);
             if let Some(word) = word(&binding, plan) {
                 words.insert(binding.role.clone(), word);
+                published.extend(binding.adapter.map(|adapter| (binding.role, adapter)));
             }
         }
-        Ok(words)
+        Ok((words, published))
     }
 
-    /// Binds a role in the place of what the plan says. `own` is the model it has now, to go back to.
+    /// Binds a role in the place of what the plan says, with or without an adapter. `own` is the model it has now, to go
+    /// back to.
     pub(super) async fn bind(
         &self,
         key: IdempotencyKey,
         role: &Role,
-        model: &str,
+        (model, adapter): (&str, Option<Published>),
         (plan, own): (&str, Option<String>),
         now: Timestamp,
     ) -> Result<(), Fault> {
@@ -120,19 +129,12 @@ impl Books {
             self.store.bind(fresh_key(), role.clone(), own, None, PLANNED.to_owned(), now).await?;
         }
         let reason = format!("{INSTEAD}{plan}`, by hand");
-        self.store.bind(key, role.clone(), model.to_owned(), None, reason, now).await.map(drop)
+        self.store.bind(key, role.clone(), model.to_owned(), adapter, reason, now).await.map(drop)
     }
 
-    /// Goes back one binding; what the role is bound to then.
-    pub(super) async fn roll_back(
-        &self,
-        key: IdempotencyKey,
-        role: &Role,
-        plan: &str,
-        now: Timestamp,
-    ) -> Result<String, Fault> {
-        let binding = self.store.roll_back(key, role.clone(), now).await?;
-        Ok(word(&binding, plan).unwrap_or_else(|| plan.to_owned()))
+    /// Goes back one binding.
+    pub(super) async fn roll_back(&self, key: IdempotencyKey, role: &Role, now: Timestamp) -> Result<(), Fault> {
+        self.store.roll_back(key, role.clone(), now).await.map(drop)
     }
 
     /// What was measured for an engine of this profile.
@@ -156,9 +158,9 @@ impl Books {
         self.store.evaluation(id).await
     }
 
-    /// The last evaluation of a model.
-    pub(super) async fn last_evaluation(&self, model: &str) -> Result<Option<Evaluation>, Fault> {
-        self.store.last_evaluation(model).await
+    /// The last evaluation of a model, alone or with an adapter.
+    pub(super) async fn last_evaluation(&self, model: &str, adapter: &str) -> Result<Option<Evaluation>, Fault> {
+        self.store.last_evaluation(model, Some(adapter).filter(|name| !name.is_empty())).await
     }
 
     /// Counts a use.
@@ -201,6 +203,7 @@ fn registered(manifest: &Manifest) -> Result<Registered, Fault> {
             sha256: manifest.sha256.clone(),
             licence: body.licence,
             languages: body.languages,
+            base: manifest.base.clone(),
         },
     })
 }

@@ -17,7 +17,7 @@ use super::logic::{Card, FileState};
 /// Tells whether a file changed since it was last looked at.
 type Stamp = (u64, i64, i64);
 
-/// A model that somebody registered, beside those of the catalogue.
+/// A model or an adapter that somebody registered, beside those of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Registered {
     /// What is known of it.
@@ -69,6 +69,7 @@ impl Files {
             sha256: model.sha256.clone(),
             licence: model.licence.clone(),
             languages: model.languages.clone(),
+            base: None,
         };
         self.store.catalogue().models().iter().map(card).collect()
     }
@@ -110,7 +111,8 @@ impl Files {
         self.look(name)
     }
 
-    fn path(&self, name: &str) -> Result<PathBuf, Fault> {
+    /// Where the file of a model is or would be.
+    pub(super) fn path(&self, name: &str) -> Result<PathBuf, Fault> {
         match self.registered.get(name) {
             Some(model) => Ok(model.path.clone()),
             None => self.store.look(name).map(|entry| entry.path),
@@ -130,10 +132,13 @@ impl Files {
                 }
             },
         };
+        let is_adapter = self.registered.get(name).is_some_and(|registered| registered.card.base.is_some());
         match found {
             Err(fault) if fault.code == Code::Internal => FileState::Quarantined(fault.message),
             Err(fault) => FileState::Absent(fault.message),
             Ok(Err(why)) => FileState::Quarantined(format!("{} {why}", path.display())),
+            // It was compared with its model when it was registered, and is still that file.
+            Ok(Ok(())) if is_adapter => FileState::Adapter { path: path.to_owned() },
             Ok(Ok(())) => match GgufInfo::read(path) {
                 Ok(info) => FileState::Here { path: path.to_owned(), info: Arc::new(info) },
                 Err(error) => FileState::Quarantined(format!("{} {error}", path.display())),
@@ -162,6 +167,11 @@ pub(super) fn check(model: &Registered) -> Result<(), Fault> {
 }
 
 fn sha256_of(path: &Path) -> io::Result<String> {
+    copy(path, &mut io::sink())
+}
+
+/// Copies a file; the hash of what was copied, hexadecimal.
+pub(super) fn copy(path: &Path, to: &mut impl io::Write) -> io::Result<String> {
     let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
     let (mut hasher, mut block) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
@@ -170,6 +180,7 @@ fn sha256_of(path: &Path) -> io::Result<String> {
             break;
         }
         hasher.update(&block[..read]);
+        to.write_all(&block[..read])?;
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

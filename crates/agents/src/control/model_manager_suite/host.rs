@@ -1,5 +1,6 @@
 //! The host of the group that pays, and the engines it runs.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -26,11 +27,13 @@ pub(super) struct EngineHost {
     ctx: Ctx,
     group: GroupId,
     threads: u32,
+    /// Folder of adapters.
+    adapters: PathBuf,
 }
 
 impl EngineHost {
-    pub(super) fn new(ctx: &Ctx, group: GroupId, threads: u32) -> Self {
-        Self { ctx: ctx.clone(), group, threads }
+    pub(super) fn new(ctx: &Ctx, group: GroupId, threads: u32, adapters: PathBuf) -> Self {
+        Self { ctx: ctx.clone(), group, threads, adapters }
     }
 
     fn client(&self) -> Result<Client, Fault> {
@@ -53,6 +56,7 @@ impl EngineHost {
             context_tokens: order.profile.context_tokens,
             slots: order.profile.slots,
             threads: self.threads,
+            adapters: self.adapters.to_string_lossy().into_owned(),
             ..Default::default()
         };
         let answer = self.client()?.unary(host::START_ENGINE, request, &self.call(limit)).await?;

@@ -5,9 +5,11 @@
 //! for a model only touches the desk in memory. Engines are processes under the host of the group that pays; they outlive
 //! this agent, which finds them again when it starts.
 //!
-//! Of the contract, PublishAdapter is not served: nothing makes adapters yet. Nothing makes room but the policy of last
-//! resort in the desk: longest idle first.
+//! An adapter is kept under its name in a folder that every engine is given, and a ticket names it: the engine lays it
+//! over the requests that name it and over no others. Nothing makes room but the policy of last resort in the desk:
+//! longest idle first.
 
+mod adapters;
 mod books;
 mod evaluation;
 mod files;
@@ -58,6 +60,7 @@ pub const DEF: AgentDef = AgentDef {
         models::RECORD_USE.facts(),
         models::EVALUATE.facts(),
         models::GET_EVALUATION.facts(),
+        models::PUBLISH_ADAPTER.facts(),
         models::ROLLBACK.facts(),
         models::GET_STATS.facts(),
     ],
@@ -163,6 +166,8 @@ struct Suite {
     host: EngineHost,
     books: Books,
     files: Arc<Mutex<Files>>,
+    /// Folder of adapters. They are learned and cannot be fetched again, so it is with what is kept and not with models.
+    adapters: PathBuf,
     planned: BTreeMap<Role, String>,
     desk: Mutex<Desk>,
     /// Moves whenever somebody who waits should ask again.
@@ -184,7 +189,13 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     })?;
     let (path, folder) = (ctx.data_file("models.db"), settings.models.clone());
     let store = open(move || SqliteModels::open(path)).await?;
-    let files = open(move || Files::open(folder)).await?;
+    let adapters = ctx.data_file("adapters");
+    let swept = adapters.clone();
+    let files = open(move || {
+        adapters::sweep(&swept);
+        Files::open(folder)
+    });
+    let files = files.await?;
     let planned = planned(&ctx)?;
     let mut desk = Desk::new(
         home.clone(),
@@ -196,11 +207,17 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let cards = files.cards();
     let (registered, quarantined) = books.enter(&cards, now).await?;
     for card in cards.into_iter().chain(registered.iter().map(|model| model.card.clone())) {
-        desk.add_model(card, FileState::Unchecked);
+        match card.base {
+            None => desk.add_model(card, FileState::Unchecked),
+            Some(_) => desk.add_adapter(card, FileState::Unchecked),
+        }
     }
-    desk.set_words(books.words(&planned).await?);
+    let (words, published) = books.words(&planned).await?;
+    desk.set_words(words);
+    desk.set_published(published);
     let suite = Arc::new(Suite {
-        host: EngineHost::new(&ctx, home.clone(), settings.threads),
+        host: EngineHost::new(&ctx, home.clone(), settings.threads, adapters.clone()),
+        adapters,
         files: Arc::new(Mutex::new(with(files, registered))),
         desk: Mutex::new(desk),
         moved: watch::channel(()).0,
@@ -244,6 +261,7 @@ fn started(suite: &Arc<Suite>) -> Started {
         .unary(models::RECORD_USE, bind(suite, Suite::record_use))
         .unary(models::EVALUATE, bind(suite, Suite::evaluate))
         .unary(models::GET_EVALUATION, bind(suite, Suite::get_evaluation))
+        .unary(models::PUBLISH_ADAPTER, bind(suite, Suite::publish_adapter))
         .unary(models::ROLLBACK, bind(suite, Suite::rollback))
         .unary(models::GET_STATS, bind(suite, Suite::get_stats));
     let again = |suite: &Arc<Suite>| suite.clone();

@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError};
 
 use tandem_contract::Call;
 use tandem_contract::pb::tandem::model::v1 as pb;
-use tandem_engine::gguf::GgufInfo;
+use tandem_engine::gguf::{GgufError, GgufInfo};
+use tandem_engine::{NAME_RULE, is_name};
 use tandem_types::{Code, Fault, Role};
 
 use super::Suite;
@@ -13,11 +14,11 @@ use super::files::{Registered, check};
 use super::logic::{AUTO, Card, FileState};
 use crate::fields::Fields;
 
-/// Reason: the catalogue has a model of this name.
-const NAME_TAKEN: &str = "name_taken";
+/// Reason: another model or adapter has this name.
+pub(super) const NAME_TAKEN: &str = "name_taken";
 
 impl Suite {
-    /// Makes a model known after its file was hashed.
+    /// Makes a model or an adapter known after its file was hashed.
     pub(super) async fn register_model(
         self: Arc<Self>,
         _: Call,
@@ -27,8 +28,15 @@ impl Suite {
         let mut fields = Fields::default();
         let key = fields.key(&request.idempotency_key);
         let model = registered(&manifest, &mut fields);
+        if !manifest.base.is_empty() {
+            return self.register_adapter(key, model, fields).await;
+        }
         let (key, mut model) = fields.all(key.zip(model))?;
         let name = model.card.name.clone();
+        if self.desk().adapter(&name).is_some() {
+            let message = format!("{name} is an adapter; give your model another name");
+            return Err(Fault::new(Code::Conflict, NAME_TAKEN, message));
+        }
         let of_catalogue = {
             let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             files.cards().iter().any(|card| card.name == name)
@@ -51,9 +59,8 @@ impl Suite {
 
 /// Reads a manifest; says what is wrong in `fields`.
 fn registered(info: &pb::ModelInfo, fields: &mut Fields) -> Option<Registered> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let named = (1..=64).contains(&info.name.len()) && info.name.chars().all(plain) && info.name != AUTO;
-    fields.require(named, "model.name", "must be 1 to 64 of letters, digits and - _ .");
+    let is_adapter = !info.base.is_empty();
+    fields.require(is_name(&info.name) && info.name != AUTO, "model.name", NAME_RULE);
     fields.require(
         Path::new(&info.path).is_absolute(),
         "model.path",
@@ -63,7 +70,11 @@ fn registered(info: &pb::ModelInfo, fields: &mut Fields) -> Option<Registered> {
     fields.require(hash, "model.sha256", "must be 64 hexadecimal digits");
     fields.require(!info.licence.is_empty(), "model.licence", "is missing; give its SPDX name, or `unknown`");
     fields.require(info.format == "gguf", "model.format", "must be `gguf`");
-    fields.require(!info.roles.is_empty(), "model.roles", "is empty; say what the model is for");
+    if is_adapter {
+        fields.require(info.roles.is_empty(), "model.roles", "must be empty: an adapter goes where its model goes");
+    } else {
+        fields.require(!info.roles.is_empty(), "model.roles", "is empty; say what the model is for");
+    }
     let mut roles = Vec::new();
     for (index, role) in info.roles.iter().enumerate() {
         roles.extend(fields.parse::<Role>(&format!("model.roles[{index}]"), role));
@@ -80,6 +91,7 @@ fn registered(info: &pb::ModelInfo, fields: &mut Fields) -> Option<Registered> {
             sha256: info.sha256.to_lowercase(),
             licence: info.licence.clone(),
             languages: info.languages.clone(),
+            base: is_adapter.then(|| info.base.clone()),
         },
     })
 }
@@ -91,8 +103,10 @@ fn inspect(model: &mut Registered) -> Result<(), Fault> {
         code: if fault.code == Code::Internal { Code::FailedPrecondition } else { fault.code },
         ..fault
     })?;
-    let info = GgufInfo::read(&model.path)
-        .map_err(|error| Fault::invalid_field("model.path", format!("{} {error}", model.path.display())))?;
+    let info = GgufInfo::read(&model.path).map_err(|error| {
+        let how = if matches!(error, GgufError::Adapter) { ": name that as `base`" } else { "" };
+        Fault::invalid_field("model.path", format!("{} {error}{how}", model.path.display()))
+    })?;
     model.card.file_bytes = info.file_bytes;
     if model.card.context_tokens == 0 {
         model.card.context_tokens = info.context_length;

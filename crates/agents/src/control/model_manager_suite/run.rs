@@ -75,7 +75,7 @@ impl Suite {
 
     /// Looks at the files of all models, tells the desk, and keeps what is to be kept.
     pub(super) async fn check_files(self: Arc<Self>) -> Result<(), Fault> {
-        let names = self.desk().model_names();
+        let names = self.desk().names();
         for name in names {
             let state = self.look_at_file(&name, false).await?;
             self.take_file(&name, state).await?;
@@ -110,11 +110,11 @@ impl Suite {
         let known = self.told().quarantined.contains(name);
         match &state {
             FileState::Quarantined(why) if !known => {
-                tracing::warn!(model = name, why, "a model file is wrong and not used");
+                tracing::warn!(model = name, why, "the file of a model or an adapter is wrong and not used");
                 self.books.quarantine(name, why).await?;
                 self.told().quarantined.insert(name.to_owned());
             }
-            FileState::Here { path, .. } if known => {
+            FileState::Here { path, .. } | FileState::Adapter { path } if known => {
                 // Registering the whole file lifts the quarantine.
                 let card = self.desk().view(name, self.now()).map(|view| view.card);
                 if let Some(card) = card {
@@ -329,8 +329,8 @@ impl Suite {
     /// Publishes what changed for roles.
     pub(super) async fn tell(&self, now: Timestamp) -> Result<(), Fault> {
         let mut changes = VecDeque::from(self.desk().take_changes(now));
-        while let Some(Change { role, model, state, reason }) = changes.front() {
-            let payload = json!({ "role": role, "model": model, "state": state, "reason": reason });
+        while let Some(Change { role, model, adapter, state, reason }) = changes.front() {
+            let payload = json!({ "role": role, "model": model, "adapter": adapter, "state": state, "reason": reason });
             if let Err(fault) = self.ctx.publisher().publish(CHANGED, role.as_str(), payload).await {
                 self.desk().put_back(changes.into());
                 return Err(fault);
@@ -348,7 +348,8 @@ impl Suite {
             (desk.models(now), desk.roles(now))
         };
         let mut shown: BTreeMap<(String, String), f64> = BTreeMap::new();
-        for view in models {
+        // What an adapter takes is counted with its model.
+        for view in models.into_iter().filter(|view| view.card.base.is_none()) {
             let name = || view.card.name.clone();
             let state = match view.state {
                 "on_disk" => 1.0,

@@ -11,13 +11,17 @@ use tandem_store::models::Use;
 use tandem_types::{Code, Fault, Role, reason};
 
 use super::Suite;
-use super::logic::{Answer, Ask, FAST, ModelView, RoleView, TINY};
+use super::logic::{Answer, Ask, FAST, Grant, ModelView, RoleView, TINY};
 use crate::fields::Fields;
 
 /// What is left of a caller's time for the answer's way back.
 const WAY_BACK: Duration = Duration::from_millis(20);
 /// Longest drain of an engine that is unloaded.
 const LONGEST_DRAIN_MS: u32 = 300_000;
+/// Bytes of the name of a conversation.
+const LONGEST_KEY: usize = 256;
+/// An answer is certain enough with this confidence and more.
+const CERTAIN: f32 = 0.85;
 /// Most tokens a context can be asked to have, as a guard against nonsense.
 const MOST_CONTEXT: u32 = 16 << 20;
 
@@ -31,6 +35,7 @@ impl Suite {
         let begun = Instant::now();
         let mut fields = Fields::default();
         let role = fields.parse::<Role>("role", &request.role);
+        fields.require(request.session_key.len() <= LONGEST_KEY, "session_key", "has more than 256 bytes");
         fields.require(request.priority <= 10, "priority", "must be 1 to 10, or 0 for the last");
         let context = fields.at_most("context_tokens", request.context_tokens, 0, MOST_CONTEXT);
         let (role, context_tokens) = fields.all(role.zip(context))?;
@@ -46,6 +51,7 @@ impl Suite {
             language: request.language,
             min_quality: request.min_quality,
             until: self.now() + wait,
+            conversation: request.session_key,
         };
         let mut moved = self.moved.subscribe();
         loop {
@@ -59,18 +65,7 @@ impl Suite {
                         let (role, to) = (ask.role.to_string(), grant.bound_to.to_string());
                         counter!("tandem_role_fallback_total", "role" => role, "to" => to).increment(1);
                     }
-                    let ticket = pb::Ticket {
-                        ticket_id: grant.ticket,
-                        endpoint: grant.endpoint,
-                        model: grant.model,
-                        role: ask.role.to_string(),
-                        bound_to: grant.bound_to.to_string(),
-                        fallback_reason: grant.fallback,
-                        context_tokens: grant.context_tokens,
-                        expires_us: grant.expires.micros(),
-                        slots: grant.slots,
-                        ..Default::default()
-                    };
+                    let ticket = ticket_of(&ask.role, grant);
                     return Ok(pb::AcquireResponse { ticket: ticket.into(), ..Default::default() });
                 }
                 Answer::Refused(fault) => return Err(fault),
@@ -160,7 +155,7 @@ impl Suite {
         Ok(pb::ListModelsResponse { models, ..Default::default() })
     }
 
-    fn role_answer(&self, role: &Role) -> Result<pb::RoleInfo, Fault> {
+    pub(super) fn role_answer(&self, role: &Role) -> Result<pb::RoleInfo, Fault> {
         let view = self.desk().role(role, self.now());
         view.as_ref().map(role_info).ok_or_else(|| Fault::not_found(format!("no role `{role}`")))
     }
@@ -170,7 +165,7 @@ impl Suite {
         view.as_ref().map(model_info).ok_or_else(|| Fault::not_found(format!("no model `{name}`")))
     }
 
-    fn plan(&self, role: &Role) -> &str {
+    pub(super) fn plan(&self, role: &Role) -> &str {
         self.planned.get(role).map_or("", String::as_str)
     }
 
@@ -188,8 +183,8 @@ impl Suite {
             desk.check_binding(&role, &request.model)?;
             desk.own_model(&role)
         };
-        self.books.bind(key, &role, &request.model, (self.plan(&role), own), self.now()).await?;
-        self.rebound(&role, &request.model).await?;
+        self.books.bind(key, &role, (&request.model, None), (self.plan(&role), own), self.now()).await?;
+        self.rebound(&role).await?;
         Ok(pb::BindRoleResponse { role: self.role_answer(&role)?.into(), ..Default::default() })
     }
 
@@ -202,16 +197,19 @@ impl Suite {
         let (key, role) = (fields.key(&request.idempotency_key), fields.parse::<Role>("role", &request.role));
         let (key, role) = fields.all(key.zip(role))?;
         self.desk().check_role(&role)?;
-        let word = self.books.roll_back(key, &role, self.plan(&role), self.now()).await?;
-        self.rebound(&role, &word).await?;
+        self.books.roll_back(key, &role, self.now()).await?;
+        self.rebound(&role).await?;
         Ok(pb::RollbackResponse { role: self.role_answer(&role)?.into(), ..Default::default() })
     }
 
-    async fn rebound(&self, role: &Role, word: &str) -> Result<(), Fault> {
+    /// Takes up what the books say of a role now; a write that was sent again late changes nothing there.
+    pub(super) async fn rebound(&self, role: &Role) -> Result<(), Fault> {
         let now = self.now();
+        let (words, mut published) = self.books.words(&self.planned).await?;
         {
             let mut desk = self.desk();
-            desk.set_word(role, word);
+            desk.set_word(role, words.get(role).map_or("", String::as_str));
+            desk.publish(role, published.remove(role));
             if [TINY, FAST].contains(&role.as_str()) {
                 desk.warm_up(now);
             }
@@ -324,8 +322,37 @@ impl Suite {
     }
 }
 
+fn ticket_of(asked: &Role, grant: Grant) -> pb::Ticket {
+    let policy = pb::Policy {
+        local_first: true,
+        ask_again_below: if grant.ask_again.is_some() { CERTAIN } else { 0.0 },
+        ask_again_role: grant.ask_again.map(|role| role.to_string()).unwrap_or_default(),
+        remote_judging: false,
+        ..Default::default()
+    };
+    pb::Ticket {
+        ticket_id: grant.ticket,
+        endpoint: grant.endpoint,
+        model: grant.model,
+        role: asked.to_string(),
+        bound_to: grant.bound_to.to_string(),
+        fallback_reason: grant.fallback,
+        context_tokens: grant.context_tokens,
+        expires_us: grant.expires.micros(),
+        slots: grant.slots,
+        adapter: grant.adapter.unwrap_or_default(),
+        one_conversation: grant.one_conversation,
+        policy: policy.into(),
+        ..Default::default()
+    }
+}
+
 fn role_info(view: &RoleView) -> pb::RoleInfo {
+    let published = view.published.as_ref();
     pb::RoleInfo {
+        adapter: published.map(|published| published.adapter.clone()).unwrap_or_default(),
+        canary_percent: published.map_or(0, |published| published.percent.into()),
+        adapter_of_others: published.and_then(|published| published.others.clone()).unwrap_or_default(),
         role: view.role.to_string(),
         model: view.model.clone(),
         health: common::Health::from(&view.health).into(),
@@ -351,6 +378,7 @@ fn model_info(view: &ModelView) -> pb::ModelInfo {
         estimate_bytes: view.estimate_bytes,
         measured_bytes: view.measured_bytes,
         quality: view.card.quality,
+        base: view.card.base.clone().unwrap_or_default(),
         ..Default::default()
     }
 }

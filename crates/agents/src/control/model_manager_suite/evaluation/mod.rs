@@ -57,11 +57,13 @@ struct Answered {
     first: Duration,
 }
 
-/// The engine of a model, lent to this agent until it is dropped.
+/// The engine of a model, with or without an adapter, lent to this agent until it is dropped.
 struct Loan {
     suite: Arc<Suite>,
     ticket: String,
     client: Client,
+    /// Laid over its answers.
+    adapter: Option<String>,
 }
 
 impl Drop for Loan {
@@ -81,7 +83,14 @@ impl Suite {
     ) -> Result<pb::EvaluateResponse, Fault> {
         let mut fields = Fields::default();
         let key = fields.key(&request.idempotency_key);
-        fields.require(!request.model.is_empty(), "model", "is missing");
+        let base = self.desk().base_of(&request.adapter).map(str::to_owned);
+        let model = match base {
+            Ok(base) if request.model.is_empty() => base,
+            Err(fault) if !request.adapter.is_empty() => return Err(fault),
+            _ => request.model,
+        };
+        let adapter = Some(request.adapter).filter(|adapter| !adapter.is_empty());
+        fields.require(!model.is_empty(), "model", "is missing");
         let name = if request.suite.is_empty() { USUAL } else { &request.suite };
         let suite = suite::find(name)
             .map_err(|known| fields.wrong("suite", format!("`{name}` is not there; there are {known}")))
@@ -89,8 +98,10 @@ impl Suite {
         let (key, suite) = fields.all(key.zip(suite))?;
         let id = key.to_string();
         if let Some(known) = self.books.evaluation(&id).await? {
-            if (known.model.as_str(), known.suite.as_str()) != (request.model.as_str(), name) {
-                let message = format!("this key was used to evaluate {} with {}", known.model, known.suite);
+            if (known.model.as_str(), &known.adapter, known.suite.as_str()) != (&model, &adapter, name) {
+                let what =
+                    known.adapter.as_ref().map_or(known.model.clone(), |one| format!("{one} on {}", known.model));
+                let message = format!("this key was used to evaluate {what} with {}", known.suite);
                 return Err(Fault::new(Code::Conflict, reason::KEY_REUSED, message));
             }
             return Ok(pb::EvaluateResponse { evaluation: shown(&known)?.into(), ..Default::default() });
@@ -99,10 +110,13 @@ impl Suite {
             let message = "another evaluation runs; two at once would measure each other";
             Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message).retry_after(ANOTHER)
         })?;
-        let loading = pb::LoadRequest { model: request.model.clone(), ..Default::default() };
+        if let Some(adapter) = &adapter {
+            self.desk().check_adapter(&model, adapter)?;
+        }
+        let loading = pb::LoadRequest { model: model.clone(), ..Default::default() };
         self.clone().load_model(call.clone(), loading).await?;
         let (begun, started) = (Instant::now(), self.now());
-        let loan = self.loan(&request.model)?;
+        let loan = self.loan(&model, adapter.clone())?;
         let call = call.next(self.ctx.id());
         let mut report = Report { suite_sha256: suite.sha256.clone(), ..Report::default() };
         let (mut firsts, mut writing) = (Vec::new(), Duration::ZERO);
@@ -124,7 +138,7 @@ impl Suite {
         report.first_token_ms = firsts.get(firsts.len() / 2).copied().map_or(0, ms);
         (report.writing_ms, report.duration_ms) = (ms(writing), ms(begun.elapsed()));
         let body = serde_json::to_string(&report).map_err(|e| Fault::internal(format!("write a report: {e}")))?;
-        let evaluation = Evaluation { id, model: request.model, suite: name.to_owned(), started, body };
+        let evaluation = Evaluation { id, model, adapter, suite: name.to_owned(), started, body };
         self.books.evaluated(evaluation.clone()).await?;
         Ok(pb::EvaluateResponse { evaluation: shown(&evaluation)?.into(), ..Default::default() })
     }
@@ -139,12 +153,13 @@ impl Suite {
             ("", "") => {
                 return Err(Fault::invalid_field("evaluation_id", "is missing, and so is `model`: set one of them"));
             }
-            ("", model) => self.books.last_evaluation(model).await?,
+            ("", model) => self.books.last_evaluation(model, &request.adapter).await?,
             (id, _) => self.books.evaluation(id).await?,
         };
+        let with = if request.adapter.is_empty() { String::new() } else { format!(" with {}", request.adapter) };
         let found = found.filter(|found| model.is_empty() || found.model == model).ok_or_else(|| {
             Fault::not_found(if id.is_empty() {
-                format!("{model} was not evaluated yet")
+                format!("{model} was not evaluated{with} yet")
             } else {
                 format!("no evaluation `{id}`")
             })
@@ -152,10 +167,17 @@ impl Suite {
         Ok(pb::GetEvaluationResponse { evaluation: shown(&found)?.into(), ..Default::default() })
     }
 
-    fn loan(self: &Arc<Self>, model: &str) -> Result<Loan, Fault> {
+    fn loan(self: &Arc<Self>, model: &str, adapter: Option<String>) -> Result<Loan, Fault> {
         let ticket = uuid::Uuid::new_v4().to_string();
-        let endpoint = self.desk().lend_model(model, self.ctx.id().to_string(), &ticket, self.now())?;
-        Ok(Loan { client: self.ctx.peers().at(&endpoint)?, suite: self.clone(), ticket })
+        let endpoint = {
+            let mut desk = self.desk();
+            let endpoint = desk.lend_model(model, self.ctx.id().to_string(), &ticket, self.now())?;
+            if let Some(adapter) = &adapter {
+                desk.hold_adapter(model, adapter);
+            }
+            endpoint
+        };
+        Ok(Loan { client: self.ctx.peers().at(&endpoint)?, suite: self.clone(), ticket, adapter })
     }
 }
 
@@ -178,6 +200,7 @@ impl Loan {
             sampling: pb::Sampling { temperature: Some(0.0), ..Default::default() }.into(),
             max_tokens: question.most_tokens,
             priority: LAST,
+            adapter: self.adapter.clone().unwrap_or_default(),
             ..Default::default()
         };
         let begun = Instant::now();
@@ -218,6 +241,7 @@ fn shown(evaluation: &Evaluation) -> Result<pb::Evaluation, Fault> {
     Ok(pb::Evaluation {
         evaluation_id: evaluation.id.clone(),
         model: evaluation.model.clone(),
+        adapter: evaluation.adapter.clone().unwrap_or_default(),
         suite: evaluation.suite.clone(),
         suite_sha256: report.suite_sha256.clone(),
         score: per(passed as f32, report.questions.len() as f32),

@@ -53,10 +53,10 @@ impl Desk {
         self.rebind();
     }
 
-    /// Binds one role.
+    /// Binds one role; what was published for it goes.
     pub(in super::super) fn set_word(&mut self, role: &Role, word: &str) {
         self.words.insert(role.clone(), word.to_owned());
-        self.rebind();
+        self.publish(role, None);
     }
 
     /// What a role is bound to: a model or `auto`; empty when nothing was said.
@@ -97,9 +97,11 @@ impl Desk {
         if charge <= budget {
             return Ok(());
         }
+        let laid = model.adapter_bytes();
+        let adapters = if laid > 0 { format!(" + adapters {}", mib(laid)) } else { String::new() };
         let how = match (model.calibration(profile), model.estimate(profile, self.limits.batch)) {
             (None, Some(e)) => format!(
-                "weights {} + context {} ({} tokens for each of {}) + work {} and at most 8 % more = {}",
+                "weights {} + context {} ({} tokens for each of {}) + work {} and at most 8 % more{adapters} = {}",
                 mib(e.weights),
                 mib(e.kv),
                 profile.context_tokens,
@@ -107,7 +109,7 @@ impl Desk {
                 mib(e.total - e.weights - e.kv),
                 mib(charge)
             ),
-            _ => format!("{} measured", mib(charge)),
+            _ => format!("{} measured{adapters}", mib(charge - laid)),
         };
         let message = format!("{} needs {how}; the share of {} is {}", model.card.name, self.group, mib(budget));
         Err(Fault::new(Code::FailedPrecondition, SHARE_TOO_SMALL, message))
@@ -115,6 +117,7 @@ impl Desk {
 
     /// Works out anew who answers for which role.
     pub(super) fn rebind(&mut self) {
+        self.count_adapters();
         let tiny = TINY.parse::<Role>().ok();
         let mut roles: Vec<Role> = self.needs.keys().chain(self.words.keys()).cloned().collect();
         roles.extend(self.models.values().flat_map(|model| model.card.roles.iter().cloned()));
@@ -158,7 +161,7 @@ impl Desk {
                 None => none(&format!("`{word}` is in no catalogue")),
                 Some(FileState::Absent(why)) => none(why),
                 // A file that is wrong or not checked yet stays bound, so that callers hear just that.
-                Some(FileState::Here { .. } | FileState::Quarantined(_) | FileState::Unchecked) => Ok(word.to_owned()),
+                Some(_) => Ok(word.to_owned()),
             };
         }
         let need = self.need(role);
@@ -189,7 +192,7 @@ impl Desk {
             (_, None) => none("the catalogue has none"),
             (true, Some(any)) => match &any.file {
                 FileState::Absent(why) | FileState::Quarantined(why) => none(why),
-                FileState::Here { .. } | FileState::Unchecked => none("its files are being checked"),
+                _ => none("its files are being checked"),
             },
             (false, _) => none(&format!(
                 "{} is larger than {} of the share or the {} of the role",

@@ -68,7 +68,7 @@ pub(super) struct Up {
     /// Only a list asked for at this epoch or later can say that it serves.
     pub(super) doubted: u64,
     pub(super) restarts: u32,
-    /// Resident bytes at the last look, and the most so far.
+    /// Resident bytes at the last look, and the most so far less those of adapters.
     pub(super) resident: Option<u64>,
     pub(super) peak: u64,
     /// The measurement that the next one is compared with; none once memory is steady.

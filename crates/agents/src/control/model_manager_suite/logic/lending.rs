@@ -30,6 +30,8 @@ pub(in super::super) struct Ask {
     pub(in super::super) min_quality: u64,
     /// Until when the caller waits.
     pub(in super::super) until: Timestamp,
+    /// The conversation; empty for none.
+    pub(in super::super) conversation: String,
 }
 
 /// What is lent.
@@ -51,6 +53,12 @@ pub(in super::super) struct Grant {
     pub(in super::super) slots: u32,
     /// When it ends.
     pub(in super::super) expires: Timestamp,
+    /// The adapter to lay over the model.
+    pub(in super::super) adapter: Option<String>,
+    /// Another conversation may get another adapter.
+    pub(in super::super) one_conversation: bool,
+    /// The role to ask again when an answer is not certain enough.
+    pub(in super::super) ask_again: Option<Role>,
 }
 
 /// The answer to an [`Ask`].
@@ -207,6 +215,14 @@ impl Desk {
 
     fn lend(&mut self, ask: &Ask, link: &Link, fallback: String, ticket: String, now: Timestamp) -> Answer {
         let expires = now + self.limits.ticket_life;
+        // Who asks for another role gets its stand-in as it is: what is published for a role is for those who ask for it.
+        let (adapter, one_conversation) = if link.role == ask.role {
+            let conversation = if ask.conversation.is_empty() { &ticket } else { &ask.conversation };
+            self.adapter_for(&ask.role, &link.model, conversation)
+        } else {
+            (None, false)
+        };
+        let ask_again = self.ask_again(&ask.role, &link.model);
         let Some(model) = self.models.get_mut(&link.model) else {
             return Answer::Refused(Fault::no_model(ask.role.as_str()));
         };
@@ -221,6 +237,9 @@ impl Desk {
             context_tokens: up.profile.context_tokens,
             slots: up.profile.slots,
             expires,
+            adapter,
+            one_conversation,
+            ask_again,
         };
         let holder = ask.holder.clone();
         self.tickets.give(ticket, Held::new(link.model.clone(), ask.role.clone(), holder, expires, now));
@@ -255,7 +274,9 @@ impl Desk {
             (_, FileState::Quarantined(why)) => {
                 Status::Broken(Fault::new(Code::Internal, reason::DISK, format!("{name} is in quarantine: {why}")))
             }
-            (Engine::None | Engine::Leaving { .. }, FileState::Here { .. }) => self.prospect(name, now),
+            (Engine::None | Engine::Leaving { .. }, FileState::Here { .. } | FileState::Adapter { .. }) => {
+                self.prospect(name, now)
+            }
         }
     }
 

@@ -281,8 +281,10 @@ impl Desk {
             return None;
         };
         self.ledger.release(up.lease);
+        model.tried.clear();
         self.gone.insert(up.id, self.epoch);
         self.tickets.end(name);
+        self.count_adapters();
         up.resident
     }
 }

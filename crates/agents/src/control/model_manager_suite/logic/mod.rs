@@ -1,9 +1,10 @@
 //! The desk: which model serves which role, what it may take of the share, who holds a ticket for it.
 //!
 //! One state machine without IO and without a clock. Its methods are spread over topics: `binding` says which model a
-//! role gets, `lending` gives tickets, `loading` decides what starts and what gives way, `watching` takes in what
+//! role gets, `adapters` what is laid over it for whom, `lending` gives tickets, `loading` decides what starts and what gives way, `watching` takes in what
 //! engines do, `telling` says how everything is doing.
 
+mod adapters;
 mod binding;
 mod engine;
 mod lending;
@@ -15,7 +16,7 @@ mod tests;
 mod tickets;
 mod watching;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +25,13 @@ use tandem_engine::gguf::{Estimate, GgufInfo, KvType, Shape, estimate_memory};
 use tandem_engine::{LeaseId, Ledger};
 use tandem_types::{Fault, GroupId, Role, State, Timestamp};
 
+pub(super) use tandem_store::models::Published;
+
 pub(super) use engine::{Info, Order, Seen, Step};
-pub(super) use lending::{Answer, Ask};
+pub(super) use lending::{Answer, Ask, Grant};
 pub(super) use telling::{Change, ModelView, RoleView};
 
+use adapters::Adapter;
 use binding::Chain;
 use engine::{Engine, Setback, Want};
 use tickets::Tickets;
@@ -69,7 +73,7 @@ pub(super) struct RoleNeed {
     pub(super) at_most: u64,
 }
 
-/// What is known of a model without looking at its file.
+/// What is known of a model, or of an adapter, without looking at its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Card {
     /// Its name.
@@ -88,6 +92,8 @@ pub(super) struct Card {
     pub(super) licence: String,
     /// Languages its makers declare.
     pub(super) languages: Vec<String>,
+    /// Of an adapter: the model it was made for.
+    pub(super) base: Option<String>,
 }
 
 impl Card {
@@ -115,6 +121,11 @@ pub(super) enum FileState {
         /// What its header says.
         info: Arc<GgufInfo>,
     },
+    /// There, with the right hash, and an adapter.
+    Adapter {
+        /// Where.
+        path: PathBuf,
+    },
     /// There and wrong; it is not loaded until it changes.
     Quarantined(String),
 }
@@ -140,6 +151,10 @@ struct Model {
     setback: Option<Setback>,
     /// When it was last asked for.
     used: Timestamp,
+    /// Adapters that its engine may hold although they are published for no role.
+    tried: BTreeSet<String>,
+    /// Adapters that its engine holds or will, and their bytes.
+    laid: BTreeMap<String, u64>,
 }
 
 /// Bounds of the desk.
@@ -155,6 +170,16 @@ pub(super) struct Limits {
     pub(super) need: RoleNeed,
 }
 
+/// What was told of a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    state: State,
+    cause: String,
+    model: String,
+    published: Option<Published>,
+    since: Timestamp,
+}
+
 /// Models, engines, leases and tickets of one share.
 pub(super) struct Desk {
     group: GroupId,
@@ -164,6 +189,9 @@ pub(super) struct Desk {
     words: BTreeMap<Role, String>,
     chains: BTreeMap<Role, Chain>,
     models: BTreeMap<String, Model>,
+    adapters: BTreeMap<String, Adapter>,
+    /// What is laid over the models of roles.
+    published: BTreeMap<Role, Published>,
     tickets: Tickets,
     /// The host has told of its engines. Before that, a load could be a second one.
     host_seen: bool,
@@ -171,7 +199,7 @@ pub(super) struct Desk {
     epoch: u64,
     /// Engines that were stopped, and when, for lists made before that.
     gone: HashMap<String, u64>,
-    told: BTreeMap<Role, (State, String, Timestamp)>,
+    told: BTreeMap<Role, Told>,
     changes: Vec<Change>,
 }
 
@@ -189,6 +217,8 @@ impl Desk {
             words: BTreeMap::new(),
             chains: BTreeMap::new(),
             models: BTreeMap::new(),
+            adapters: BTreeMap::new(),
+            published: BTreeMap::new(),
             host_seen: false,
             epoch: 0,
             gone: HashMap::new(),
@@ -213,6 +243,8 @@ impl Desk {
                     want: None,
                     setback: None,
                     used: Timestamp::default(),
+                    tried: BTreeSet::new(),
+                    laid: BTreeMap::new(),
                 };
                 self.models.insert(model.card.name.clone(), model);
             }
@@ -220,8 +252,12 @@ impl Desk {
         self.rebind();
     }
 
-    /// The file of a model changed; a former setback no longer counts.
+    /// The file of a model or an adapter changed; a former setback no longer counts.
     pub(super) fn set_file(&mut self, name: &str, file: FileState) {
+        if let Some(adapter) = self.adapters.get_mut(name) {
+            adapter.file = file;
+            return;
+        }
         let Some(model) = self.models.get_mut(name).filter(|model| model.file != file) else { return };
         model.file = file;
         model.setback = None;
@@ -237,9 +273,9 @@ impl Desk {
         }
     }
 
-    /// Names of all models.
-    pub(super) fn model_names(&self) -> Vec<String> {
-        self.models.keys().cloned().collect()
+    /// Names of all models and adapters.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.models.keys().chain(self.adapters.keys()).cloned().collect()
     }
 
     fn model(&self, name: &str) -> Result<&Model, Fault> {
@@ -263,9 +299,10 @@ impl Desk {
         self.model(name).map(drop)
     }
 
-    /// What is known of the file of a model.
+    /// What is known of the file of a model or an adapter.
     pub(super) fn file(&self, name: &str) -> Option<&FileState> {
-        self.models.get(name).map(|model| &model.file)
+        let model = self.models.get(name).map(|model| &model.file);
+        model.or_else(|| self.adapters.get(name).map(|adapter| &adapter.file))
     }
 
     /// How an engine of this model would be started now.
@@ -288,11 +325,12 @@ impl Model {
     /// Bytes its lease must have: the measured peak where there is one, else the upper bound of the estimate.
     ///
     /// A peak below the estimate is not believed: pages that were not touched yet, or that the kernel took back, make it
-    /// look smaller than the next run may be. The engine too refuses a lease below its estimate.
+    /// look smaller than the next run may be. The engine too refuses a lease below its estimate. Adapters come on top.
     fn charge(&self, profile: Profile, batch: u32) -> Option<u64> {
         let estimate = self.estimate(profile, batch)?;
         let measured = self.calibration(profile).map(|measured| measured.peak_bytes);
-        Some(measured.map_or(estimate.upper, |peak| peak.max(estimate.total)))
+        let bare = measured.map_or(estimate.upper, |peak| peak.max(estimate.total));
+        Some(bare.saturating_add(self.adapter_bytes()))
     }
 
     fn calibration(&self, profile: Profile) -> Option<Calibration> {
@@ -305,6 +343,15 @@ impl Model {
         const START: Duration = Duration::from_secs(1);
         let guess = || START + Duration::from_secs_f64(self.card.file_bytes as f64 / SLOW_DISK as f64);
         self.calibration(profile).and_then(|measured| measured.load).unwrap_or_else(guess)
+    }
+
+    /// How its engine was asked to start, if it has one.
+    fn ordered(&self) -> Option<Profile> {
+        match &self.engine {
+            Engine::None => None,
+            Engine::Loading(loading) => Some(loading.profile),
+            Engine::Up(up) | Engine::Leaving { up, .. } => Some(up.ordered),
+        }
     }
 
     /// The lease of its engine, if it has one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tandem_types::{Health, Role, State, Timestamp};
 
 use super::engine::Engine;
-use super::{Card, Desk, FileState, TINY};
+use super::{Card, Desk, FileState, Published, TINY, Told};
 
 /// An answer this recent proves that an engine can answer.
 const CAPABLE: Duration = Duration::from_secs(600);
@@ -23,6 +23,8 @@ pub(in super::super) struct RoleView {
     pub(in super::super) capable: bool,
     /// The role whose model answers; empty when it is its own.
     pub(in super::super) bound_to: String,
+    /// What is laid over its model for whom.
+    pub(in super::super) published: Option<Published>,
 }
 
 /// A model as it stands.
@@ -53,6 +55,8 @@ pub(in super::super) struct Change {
     pub(in super::super) role: Role,
     /// The model that answers for it; empty when none.
     pub(in super::super) model: String,
+    /// The adapter that was published last for it; empty when none.
+    pub(in super::super) adapter: String,
     /// The role's state.
     pub(in super::super) state: State,
     /// Why.
@@ -81,18 +85,25 @@ impl Desk {
         let model = link.map_or_else(String::new, |link| link.model.clone());
         let bound_to = link.filter(|link| link.role != *role).map_or_else(String::new, |link| link.role.to_string());
         let capable = self.answered_at(&model).is_some_and(|at| now.since(at) <= CAPABLE);
-        let since = match self.told.get(role) {
-            Some((told, _, since)) if *told == state => *since,
-            _ => now,
-        };
-        if self.told.get(role).is_none_or(|(told, why, _)| *told != state || *why != cause) {
-            self.told.insert(role.clone(), (state, cause.clone(), since));
-            let change = Change { role: role.clone(), model: model.clone(), state, reason: cause.clone() };
+        let since = self.told.get(role).filter(|told| told.state == state).map_or(now, |told| told.since);
+        let published = self.published.get(role).cloned();
+        let tell = Told { state, cause: cause.clone(), model: model.clone(), published: published.clone(), since };
+        if self.told.get(role) != Some(&tell) {
+            self.told.insert(role.clone(), tell);
+            let adapter = published.as_ref().map_or_else(String::new, |published| published.adapter.clone());
+            let change = Change { role: role.clone(), model: model.clone(), adapter, state, reason: cause.clone() };
             // Only the latest word about a role matters, so what is not told yet stays bounded.
             self.changes.retain(|earlier| earlier.role != *role);
             self.changes.push(change);
         }
-        Some(RoleView { role: role.clone(), model, health: Health::new(state, cause, since), capable, bound_to })
+        Some(RoleView {
+            role: role.clone(),
+            model,
+            health: Health::new(state, cause, since),
+            capable,
+            bound_to,
+            published,
+        })
     }
 
     /// Place of the link that answers for a role, the role's state, and why.
@@ -103,7 +114,10 @@ impl Desk {
         let Some((state, cause)) = states.first().cloned() else { return Some((0, State::Unavailable, lacking)) };
         let own = chain.lacking.is_none() || chain.planned;
         if own && matches!(state, State::Ready | State::Starting | State::Degraded) {
-            return Some((0, state, cause));
+            return Some(match self.goes_without(role) {
+                Some(why) if state == State::Ready => (0, State::Degraded, why),
+                _ => (0, state, cause),
+            });
         }
         let why = if own { cause.clone() } else { lacking };
         match states.iter().position(|(state, _)| state.serves()) {
@@ -135,20 +149,22 @@ impl Desk {
         self.changes.extend(newer);
     }
 
-    /// All models in order of name.
+    /// All models and adapters in order of name.
     pub(in super::super) fn models(&self, now: Timestamp) -> Vec<ModelView> {
-        self.models.keys().filter_map(|name| self.view(name, now)).collect()
+        let mut names = self.names();
+        names.sort_unstable();
+        names.iter().filter_map(|name| self.view(name, now)).collect()
     }
 
-    /// One model; none for an unknown one.
+    /// One model or adapter; none for an unknown one.
     pub(in super::super) fn view(&self, name: &str, now: Timestamp) -> Option<ModelView> {
-        let model = self.models.get(name)?;
+        let Some(model) = self.models.get(name) else { return self.adapter_view(name) };
         let profile = self.profile(name);
         let (state, cause) = match (&model.engine, &model.file) {
             (Engine::Up(up), _) => ("loaded", up.down.clone().unwrap_or_default()),
             (Engine::Leaving { .. }, _) => ("loaded", "is being unloaded".to_owned()),
             (Engine::Loading(_), _) => ("loading", self.state_of(name, now).1),
-            (Engine::None, FileState::Here { .. }) => {
+            (Engine::None, FileState::Here { .. } | FileState::Adapter { .. }) => {
                 ("on_disk", model.setback.as_ref().map_or_else(String::new, |setback| setback.fault.message.clone()))
             }
             (Engine::None, FileState::Unchecked) => ("absent", "its file is being checked".to_owned()),
@@ -171,6 +187,29 @@ impl Desk {
                 Engine::Up(up) | Engine::Leaving { up, .. } => up.resident,
                 _ => None,
             },
+        })
+    }
+
+    fn adapter_view(&self, name: &str) -> Option<ModelView> {
+        let adapter = self.adapters.get(name)?;
+        let (state, cause) = match &adapter.file {
+            FileState::Here { .. } | FileState::Adapter { .. } => ("on_disk", String::new()),
+            FileState::Unchecked => ("absent", "its file is being checked".to_owned()),
+            FileState::Absent(why) => ("absent", why.clone()),
+            FileState::Quarantined(why) => ("quarantined", why.clone()),
+        };
+        Some(ModelView {
+            card: adapter.card.clone(),
+            path: match &adapter.file {
+                FileState::Adapter { path } => path.to_string_lossy().into_owned(),
+                _ => String::new(),
+            },
+            state,
+            cause,
+            estimate_bytes: adapter.card.file_bytes,
+            measured_bytes: None,
+            leased_bytes: 0,
+            resident_bytes: None,
         })
     }
 

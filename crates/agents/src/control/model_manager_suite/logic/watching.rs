@@ -119,13 +119,14 @@ impl Desk {
     pub(super) fn measure(&mut self, name: &str, now: Timestamp) {
         let Some(model) = self.models.get_mut(name) else { return };
         let profile_charge = |model: &Model, profile| model.charge(profile, self.limits.batch);
+        let adapters = model.adapter_bytes();
         let (Engine::Up(up) | Engine::Leaving { up, .. }) = &mut model.engine else { return };
         let Some(resident) = up.resident else {
             up.unsettled.take_if(|(since, _)| now.since(*since) >= STEADY);
             return;
         };
         self.ledger.measure(up.lease, resident);
-        up.peak = up.peak.max(resident);
+        up.peak = up.peak.max(resident.saturating_sub(adapters));
         let steady = match up.unsettled {
             None => true,
             Some((since, Some(before))) if now.since(since) >= STEADY => {

@@ -1,5 +1,6 @@
 //! Through the contract: a host and an engine that do as they are told, and a real model file of a few hundred bytes.
 
+mod adapting;
 mod asking;
 mod evaluating;
 mod running;
@@ -151,11 +152,12 @@ impl World {
     }
 }
 
-/// What the engine says: a token to who tries it out, and a name to who asks anything.
+/// What the engine says: a token to who tries it out, and a name to who asks anything; the adapter before that.
 fn said(request: &pb::GenerateRequest) -> Reply<pb::GenerateResponse> {
     let text = if request.max_tokens == 1 { " 4" } else { "Your name is Maria." };
+    let text = if request.adapter.is_empty() { text.to_owned() } else { format!("{}: {text}", request.adapter) };
     let usage = common::TokenUsage { prompt_tokens: 20, completion_tokens: 5, ..Default::default() };
-    let piece = pb::GenerateResponse { text: text.into(), ..Default::default() };
+    let piece = pb::GenerateResponse { text, ..Default::default() };
     let last = pb::GenerateResponse { usage: usage.into(), generate_ms: 100, ..Default::default() };
     Box::pin(futures::stream::iter([Ok(piece), Ok(last)]))
 }
@@ -182,10 +184,10 @@ fn model_file(folder: &Path) -> PathBuf {
         bytes.extend(4u32.to_le_bytes());
         bytes.extend(value.to_le_bytes());
     }
-    text(&mut bytes, "token_embd.weight");
-    bytes.extend([2u32.to_le_bytes().as_slice(), &32u64.to_le_bytes(), &4u64.to_le_bytes()].concat());
+    text(&mut bytes, "blk.0.attn_q.weight");
+    bytes.extend([2u32.to_le_bytes().as_slice(), &32u64.to_le_bytes(), &32u64.to_le_bytes()].concat());
     bytes.extend([0u32.to_le_bytes().as_slice(), &0u64.to_le_bytes()].concat());
-    bytes.resize(bytes.len().next_multiple_of(32) + 32 * 4 * 4, 0);
+    bytes.resize(bytes.len().next_multiple_of(32) + 32 * 32 * 4, 0);
     let path = folder.join("test-model.gguf");
     std::fs::write(&path, bytes).unwrap();
     path

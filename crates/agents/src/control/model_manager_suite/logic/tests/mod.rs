@@ -1,5 +1,6 @@
 //! A desk with three models and a host that does as it is told.
 
+mod adapters;
 mod binding;
 mod lending;
 mod loading;
@@ -12,8 +13,7 @@ use std::time::Duration;
 use tandem_engine::gguf::GgufInfo;
 use tandem_types::{Fault, Role, Timestamp};
 
-use super::lending::Grant;
-use super::{Answer, Ask, Card, Desk, FileState, Info, Limits, Order, Profile, RoleNeed, Seen, Step};
+use super::{Answer, Ask, Card, Desk, FileState, Grant, Info, Limits, Order, Profile, RoleNeed, Seen, Step};
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);
@@ -63,6 +63,7 @@ fn card(name: &str, quality: u64, roles: &[&str]) -> Card {
         sha256: String::new(),
         licence: "MIT".into(),
         languages: vec!["en".into()],
+        base: None,
     }
 }
 
@@ -100,6 +101,7 @@ fn ask(name: &str) -> Ask {
         language: String::new(),
         min_quality: 0,
         until: at(0),
+        conversation: String::new(),
     }
 }
 
