@@ -41,6 +41,8 @@ pub(crate) struct FakeEngine {
     acquired: Arc<Mutex<Vec<AcquireRequest>>>,
     /// Context tokens its tickets state.
     pub(crate) context_tokens: u32,
+    /// The adapter its tickets name, each for one conversation only; empty for none.
+    pub(crate) adapter: &'static str,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -58,6 +60,7 @@ impl FakeEngine {
             used: Arc::default(),
             acquired: Arc::default(),
             context_tokens: 4_096,
+            adapter: "",
         };
         let served = engine.clone();
         let service = Service::new()
@@ -152,6 +155,8 @@ impl FakeEngine {
                         fallback_reason: if role == bound_to { String::new() } else { "no model of its own".into() },
                         context_tokens: engine.context_tokens,
                         slots: 2,
+                        adapter: engine.adapter.into(),
+                        one_conversation: !engine.adapter.is_empty(),
                         expires_us: i64::MAX,
                         ..Default::default()
                     };

@@ -27,6 +27,8 @@ pub(crate) struct Want<'a> {
     pub(crate) role: &'a str,
     /// Language of the answer.
     pub(crate) language: &'a str,
+    /// The conversation; empty for none.
+    pub(crate) conversation: &'a str,
     /// Priority of the turn, 1 first.
     pub(crate) priority: u32,
     /// Longest wait for a model that is loading.
@@ -34,19 +36,23 @@ pub(crate) struct Want<'a> {
 }
 
 impl Want<'_> {
-    fn key(&self) -> (String, String) {
-        (self.role.to_owned(), self.language.to_owned())
+    /// Where its ticket is kept: by itself when the ticket is for one conversation only.
+    fn key(&self, one_conversation: bool) -> Key {
+        let conversation = one_conversation.then(|| self.conversation.to_owned());
+        (self.role.to_owned(), self.language.to_owned(), conversation)
     }
 }
 
-/// Keeps one ticket per role and language, which saves a call per answer.
+/// Keeps one ticket per role and language, and per conversation where those get different adapters, which saves a call
+/// per answer.
 pub(crate) struct Tickets {
     ctx: Ctx,
     kept: Mutex<Kept>,
 }
 
-/// By role and language.
-type Kept = HashMap<(String, String), Ticket>;
+/// Role, language, and the conversation where the ticket is for no other.
+type Key = (String, String, Option<String>);
+type Kept = HashMap<Key, Ticket>;
 
 impl Tickets {
     /// Holds no ticket yet.
@@ -62,13 +68,15 @@ impl Tickets {
     /// A ticket at hand for a role, for answers in whichever language, if there is a good one; asks nobody.
     pub(crate) fn at_hand(&self, role: &str) -> Option<Ticket> {
         let now = self.ctx.clock().now();
-        self.lock().iter().find(|((of, _), ticket)| of == role && good(ticket, now)).map(|(_, ticket)| ticket.clone())
+        self.lock().iter().find(|((of, ..), ticket)| of == role && good(ticket, now)).map(|(_, ticket)| ticket.clone())
     }
 
-    /// The ticket at hand for a role and language, if it is still good; asks nobody.
+    /// The ticket at hand for a role, language and conversation, if it is still good; asks nobody.
     pub(crate) fn at_hand_for(&self, want: Want<'_>) -> Option<Ticket> {
         let now = self.ctx.clock().now();
-        self.lock().get(&want.key()).filter(|ticket| good(ticket, now)).cloned()
+        let kept = self.lock();
+        let ticket = kept.get(&want.key(true)).or_else(|| kept.get(&want.key(false)));
+        ticket.filter(|ticket| good(ticket, now)).cloned()
     }
 
     /// The ticket at hand for a role and language, or a new one.
@@ -93,13 +101,14 @@ impl Tickets {
             priority: want.priority,
             max_wait_ms: u32::try_from(want.max_wait.as_millis()).unwrap_or(u32::MAX),
             holder: self.ctx.id().to_string(),
+            session_key: want.conversation.to_owned(),
             ..Default::default()
         };
         // The manager's own answer that the wait is over says more than a deadline does, so it gets the time to give it.
         let call = call.clone().within(want.max_wait + Duration::from_secs(2), Instant::now());
         let response = match self.ctx.peers().unary(models::ACQUIRE, request, &call).await {
             Ok(response) => response,
-            Err(fault) => return self.standing(want.role).filter(|_| is_away(&fault)).ok_or(fault),
+            Err(fault) => return self.standing(want).filter(|_| is_away(&fault)).ok_or(fault),
         };
         let ticket = response.ticket.into_option().unwrap_or_default();
         if ticket.endpoint.is_empty() {
@@ -109,17 +118,18 @@ impl Tickets {
         if kept.len() >= MOST {
             kept.clear();
         }
-        kept.insert(want.key(), ticket.clone());
+        kept.insert(want.key(ticket.one_conversation), ticket.clone());
         Ok(ticket)
     }
 
-    /// The last ticket of a role, good or not, and for whichever language.
-    fn standing(&self, role: &str) -> Option<Ticket> {
+    /// The last ticket of a role, good or not, and for whichever language; that of the same conversation first.
+    fn standing(&self, want: Want<'_>) -> Option<Ticket> {
         let now = self.ctx.clock().now();
-        let stands = |ticket: &&Ticket| now < Timestamp(ticket.expires_us) + STANDS;
         let kept = self.lock();
-        let of_role = kept.iter().filter(|((of, _), _)| of == role).map(|(_, ticket)| ticket);
-        of_role.filter(stands).max_by_key(|ticket| ticket.expires_us).cloned()
+        let of_role = kept.iter().filter(|((of, ..), _)| of == want.role);
+        let stands = of_role.filter(|(_, ticket)| now < Timestamp(ticket.expires_us) + STANDS);
+        let own = |conversation: &Option<String>| conversation.as_deref() == Some(want.conversation);
+        stands.max_by_key(|((.., of), ticket)| (own(of), ticket.expires_us)).map(|(_, ticket)| ticket.clone())
     }
 
     /// Lets go of a ticket whose engine failed or whose role is bound anew.
@@ -215,6 +225,34 @@ mod tests {
             let language = format!("x-{n}");
             tickets.lend(Want { role: "llm.fast", language: &language, ..Want::default() }, &rig.call()).await.unwrap();
             assert!(tickets.lock().len() <= MOST);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ticket_for_one_conversation_is_for_no_other() {
+        let split: Arc<Mutex<bool>> = Arc::default();
+        let told = split.clone();
+        let manager = Service::new().unary(models::ACQUIRE, move |_call, request: AcquireRequest| {
+            let ticket = Ticket {
+                ticket_id: format!("of {}", request.session_key),
+                endpoint: "http://127.0.0.1:1".into(),
+                expires_us: i64::MAX,
+                one_conversation: *told.lock().unwrap(),
+                ..Default::default()
+            };
+            async { Ok(AcquireResponse { ticket: ticket.into(), ..Default::default() }) }
+        });
+        let rig = Rig::new(&BORROWER).peer("ModelManagerSuite", manager).start().await;
+        let tickets = Tickets::new(&CONTEXT.lock().unwrap().clone().unwrap());
+        let lend = async |conversation: &str| {
+            let want = Want { role: "llm.fast", conversation, ..Want::default() };
+            tickets.lend(want, &rig.call()).await.unwrap().ticket_id
+        };
+        assert_eq!((lend("ann").await.as_str(), lend("ben").await.as_str()), ("of ann", "of ann"), "for all");
+        *split.lock().unwrap() = true;
+        tickets.forget_all();
+        for conversation in ["ann", "ben", "ann", "ben", ""] {
+            assert_eq!(lend(conversation).await, format!("of {conversation}"));
         }
     }
 

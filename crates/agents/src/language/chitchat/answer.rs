@@ -172,7 +172,13 @@ impl Chitchat {
     /// Gets a model of this role to write. A ticket that turns out to be void is replaced once.
     async fn attempt(&self, role: &str, task: &Task) -> Result<Writing, Fault> {
         let limit = self.first_limit(task);
-        let want = Want { role, language: &task.language, priority: task.priority, max_wait: limit };
+        let want = Want {
+            role,
+            language: &task.language,
+            conversation: &task.session_key,
+            priority: task.priority,
+            max_wait: limit,
+        };
         let kept = self.tickets.at_hand_for(want);
         let fresh = kept.is_none();
         let ticket = match kept {
@@ -210,6 +216,7 @@ impl Chitchat {
                 stop: task.stop.clone(),
                 session_key: task.session_key.clone(),
                 priority: task.priority,
+                adapter: ticket.adapter.clone(),
                 ..Default::default()
             };
             let client = self.tickets.engine(&ticket)?;
@@ -261,6 +268,7 @@ impl Chitchat {
         Provenance {
             source: Source::SOURCE_MODEL.into(),
             model: ticket.model.clone(),
+            adapter: ticket.adapter.clone(),
             role: asked.to_owned(),
             bound_to: bound_to.clone(),
             fallback_reason: first.map_or_else(|| ticket.fallback_reason.clone(), |fault| fault.message.clone()),

@@ -165,6 +165,21 @@ async fn an_answer_streams_and_says_where_it_comes_from() {
 }
 
 #[tokio::test]
+async fn each_conversation_gets_the_adapter_of_its_ticket() {
+    let mut engine = FakeEngine::start(Script::Say(&["Hi."])).await;
+    engine.adapter = "warm";
+    let rig = rig(&engine, FAST).await;
+    for session in ["s1", "s2", "s1"] {
+        let request = HandleRequest { session_id: session.into(), ..ask("Hello, you there") };
+        let from = answer(&rig, request).await.1.unwrap().provenance.unwrap();
+        assert_eq!((from.model.as_str(), from.adapter.as_str()), ("fake-model", "warm"));
+        assert_eq!(engine.asked().pop().unwrap().adapter, "warm");
+    }
+    let conversations: Vec<String> = engine.acquired().into_iter().map(|request| request.session_key).collect();
+    assert_eq!(conversations, ["", "s1", "s2"], "one to see whether there is a model, and one for each conversation");
+}
+
+#[tokio::test]
 async fn a_conversation_of_the_callers_own_goes_to_the_model_as_it_is() {
     let engine = FakeEngine::start(Script::Fits(5)).await;
     let rig = rig(&engine, FAST).await;

@@ -97,6 +97,7 @@ impl SessionMemory {
             sampling: Sampling { temperature: Some(0.2), ..Default::default() }.into(),
             max_tokens: self.settings.summary_tokens,
             priority: PRIORITY,
+            adapter: ticket.adapter.clone(),
             ..Default::default()
         };
         let limit = Duration::from_secs(self.settings.summary_s);
