@@ -179,7 +179,8 @@ fn path(answer: &Final) -> Vec<String> {
     let mut facts = Vec::new();
     if let Some(origin) = answer.provenance.as_option() {
         let role = if origin.role.is_empty() { String::new() } else { format!(" ({})", origin.role) };
-        facts.push(format!("{}{role}", origin.model));
+        let adapter = if origin.adapter.is_empty() { String::new() } else { format!(" + {}", origin.adapter) };
+        facts.push(format!("{}{adapter}{role}", origin.model));
         if !origin.fallback_reason.is_empty() {
             facts.push(format!("stood in for {}: {}", origin.role, origin.fallback_reason));
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tandem_types::{GroupId, NodeName};
+use tandem_types::{GroupId, NodeName, Role};
 
 /// Said to whoever asks what there is.
 const BEGIN: &str = "\
@@ -163,7 +163,7 @@ pub(crate) struct ProbeArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
-    /// Every model of the catalogue and what is here of it
+    /// Every model of the catalogue and what is here of it; while the fleet runs also adapters, and what roles are bound to
     List {
         /// As JSON
         #[arg(long)]
@@ -190,14 +190,47 @@ pub(crate) enum ModelsCommand {
     /// Have models of the running fleet answer a suite of questions: how well, how fast
     Evaluate {
         /// Names of models
-        #[arg(required = true)]
+        #[arg(required_unless_present = "adapter")]
         names: Vec<String>,
+        /// An adapter laid over them; alone: over the model it was made for
+        #[arg(long)]
+        adapter: Option<String>,
         /// The suite: `chat`, short and plain, or `chitchat`, 120 conversations as ChitchatAgent has them; left out: `chat`
         #[arg(long)]
         suite: Option<String>,
         /// As JSON, with every answer
         #[arg(long)]
         json: bool,
+    },
+    /// Make an adapter (LoRA, GGUF) known to the running fleet, which keeps a copy of its file
+    AddAdapter {
+        /// Its file
+        file: PathBuf,
+        /// The model it was made for
+        #[arg(long, value_name = "MODEL")]
+        base: String,
+        /// What to call it; left out: as its file
+        #[arg(long)]
+        name: Option<String>,
+        /// Its licence, by its SPDX name
+        #[arg(long, default_value = "unknown")]
+        licence: String,
+    },
+    /// Lay an adapter over the model of a role of the running fleet
+    Publish {
+        /// The adapter
+        adapter: String,
+        /// The role, such as `llm.fast`
+        #[arg(long)]
+        role: Role,
+        /// How many of a hundred conversations get it; the others get what all had before
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
+        percent: u8,
+    },
+    /// Take the adapter of a role away; where it has none, bind the role to the model it had before
+    Rollback {
+        /// The role, such as `llm.fast`
+        role: Role,
     },
     /// Check the files of models against their hashes, whatever was found before
     Verify {

@@ -12,18 +12,28 @@ use crate::place::Place;
 use crate::{FAILED, NO_NODE, Outcome, fleet, style};
 
 /// By what door.
-const DOOR: &str = "cli";
+pub(crate) const DOOR: &str = "cli";
 
-/// Evaluates one model after the other; one that cannot be evaluated does not keep the others from it.
-pub(crate) async fn run(names: &[String], suite: Option<&str>, as_json: bool, place: Place) -> Outcome {
+/// Evaluates one model after the other, with the adapter if there is one; one that cannot be evaluated does not keep the
+/// others from it.
+pub(crate) async fn run(
+    names: &[String],
+    adapter: Option<&str>,
+    suite: Option<&str>,
+    as_json: bool,
+    place: Place,
+) -> Outcome {
     let Some(running) = fleet::here(&place).await? else { return Ok(ExitCode::from(NO_NODE)) };
     let client = fleet::client(&running.plan, &running.node, rpc::models::EVALUATE.path(), &place)?;
     let (mut failed, mut found) = (false, Vec::new());
+    // The model of the adapter, where none is named.
+    let names = if names.is_empty() { &[String::new()] } else { names };
     for name in names {
         let request = EvaluateRequest {
             idempotency_key: uuid::Uuid::new_v4().as_bytes().to_vec(),
             model: name.clone(),
             suite: suite.unwrap_or_default().to_owned(),
+            adapter: adapter.unwrap_or_default().to_owned(),
             ..Default::default()
         };
         let answer = client.unary(rpc::models::EVALUATE, request, &Call::from_door(DOOR)).await;
@@ -38,7 +48,8 @@ pub(crate) async fn run(names: &[String], suite: Option<&str>, as_json: bool, pl
                 let problems: Vec<String> =
                     fault.violations.iter().map(|wrong| format!("{} {}", wrong.field, wrong.problem)).collect();
                 let what = if problems.is_empty() { fault.message } else { problems.join("; ") };
-                style::complain(&style::bad("error"), &format!("{name}: {what}"));
+                let of = if name.is_empty() { adapter.unwrap_or_default() } else { name };
+                style::complain(&style::bad("error"), &format!("{of}: {what}"));
             }
         }
     }
@@ -60,7 +71,7 @@ fn in_words(evaluation: &Evaluation) -> Vec<String> {
     let (passed, all) = kinds.values().fold((0, 0), |(p, a), (passed, of)| (p + passed, a + of));
     let mut lines = vec![format!(
         "{}  {} as they should be, {:.0} tokens/s, first token after {}, {} in all",
-        style::bold(&evaluation.model),
+        style::bold(&what(evaluation)),
         count(passed, all),
         evaluation.tokens_per_second,
         style::span(evaluation.first_token_ms.into()),
@@ -84,6 +95,13 @@ fn in_words(evaluation: &Evaluation) -> Vec<String> {
     lines
 }
 
+fn what(evaluation: &Evaluation) -> String {
+    match evaluation.adapter.as_str() {
+        "" => evaluation.model.clone(),
+        adapter => format!("{} + {adapter}", evaluation.model),
+    }
+}
+
 fn in_json(evaluation: &Evaluation) -> serde_json::Value {
     let questions: Vec<_> = evaluation
         .questions
@@ -91,7 +109,7 @@ fn in_json(evaluation: &Evaluation) -> serde_json::Value {
         .map(|q| json!({"name": q.name, "kind": q.kind, "passed": q.passed, "cause": q.cause, "answer": q.answer}))
         .collect();
     json!({
-        "id": evaluation.evaluation_id, "model": evaluation.model, "suite": evaluation.suite,
+        "id": evaluation.evaluation_id, "model": evaluation.model, "adapter": evaluation.adapter, "suite": evaluation.suite,
         "suite_sha256": evaluation.suite_sha256, "score": evaluation.score,
         "tokens_per_second": evaluation.tokens_per_second, "first_token_ms": evaluation.first_token_ms,
         "duration_ms": evaluation.duration_ms, "questions": questions,
@@ -134,5 +152,7 @@ mod tests {
             ]
         );
         assert_eq!(in_json(&evaluation)["questions"][0]["passed"], false);
+        let adapted = Evaluation { adapter: "warm".into(), ..evaluation };
+        assert!(in_words(&adapted)[0].contains("m + warm"), "{:?}", in_words(&adapted));
     }
 }

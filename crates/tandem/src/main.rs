@@ -1,5 +1,6 @@
 //! `tandem`: the command line, and the program that every node and group is a process of.
 
+mod adapters;
 mod ask;
 mod cli;
 mod doctor;

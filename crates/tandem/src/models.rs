@@ -1,4 +1,4 @@
-//! `tandem models`: fetch, list, check, delete, evaluate.
+//! `tandem models`: fetch, list, check, delete, evaluate; what is about adapters is in `adapters`.
 
 use std::process::ExitCode;
 
@@ -10,13 +10,22 @@ use tandem_types::Fault;
 use crate::cli::{FleetArgs, ModelsCommand};
 use crate::fleet::planned;
 use crate::place::Place;
-use crate::{FAILED, Outcome, evaluate, preflight, style, wait};
+use crate::{FAILED, Outcome, adapters, evaluate, preflight, style, wait};
 
 pub(crate) fn run(command: ModelsCommand, place: impl FnOnce() -> Result<Place, Fault>) -> Outcome {
     let store = Store::open()?;
     match command {
-        ModelsCommand::Evaluate { names, suite, json } => wait(evaluate::run(&names, suite.as_deref(), json, place()?)),
-        ModelsCommand::List { json } => list(&store, json),
+        ModelsCommand::Evaluate { names, adapter, suite, json } => {
+            wait(evaluate::run(&names, adapter.as_deref(), suite.as_deref(), json, place()?))
+        }
+        ModelsCommand::AddAdapter { file, base, name, licence } => {
+            wait(adapters::add(&file, &base, name, licence, place()?))
+        }
+        ModelsCommand::Publish { adapter, role, percent } => {
+            wait(adapters::publish(&adapter, &role, percent, place()?))
+        }
+        ModelsCommand::Rollback { role } => wait(adapters::roll_back(&role, place()?)),
+        ModelsCommand::List { json } => wait(list(&store, json, place()?)),
         ModelsCommand::Pull { names, default: false, .. } => pull(&store, &names),
         ModelsCommand::Pull { fleet, .. } => {
             let planned = planned(&FleetArgs { fleet, node: None }, place().ok().as_ref())?;
@@ -43,8 +52,9 @@ fn words(state: &State, columns: usize) -> String {
     }
 }
 
-fn list(store: &Store, as_json: bool) -> Outcome {
+async fn list(store: &Store, as_json: bool, place: Place) -> Outcome {
     let entries = store.list()?;
+    let running = adapters::running(&place).await;
     if as_json {
         let row = |entry: &Entry<'_>| {
             let state = match &entry.state {
@@ -59,10 +69,13 @@ fn list(store: &Store, as_json: bool) -> Outcome {
                 "state": state, "path": entry.path,
             })
         };
-        anstream::println!("{:#}", json!(entries.iter().map(row).collect::<Vec<_>>()));
+        let adapters = running.iter().flat_map(|running| running.in_json());
+        anstream::println!("{:#}", json!(entries.iter().map(row).chain(adapters).collect::<Vec<_>>()));
         return Ok(ExitCode::SUCCESS);
     }
-    table(&entries, style::width()).iter().for_each(|line| anstream::println!("{line}"));
+    let mut lines = table(&entries, style::width());
+    lines.extend(running.iter().flat_map(|running| running.in_words()));
+    lines.iter().for_each(|line| anstream::println!("{line}"));
     Ok(ExitCode::SUCCESS)
 }
 

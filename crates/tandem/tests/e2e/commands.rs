@@ -4,7 +4,7 @@ use std::process::Output;
 
 use tandem_contract::{Call, rpc};
 
-use crate::harness::{Fleet, LIMIT, MODEL};
+use crate::harness::{Fleet, LIMIT, LOOK, MODEL};
 
 fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -95,6 +95,51 @@ async fn a_model_is_evaluated_where_it_runs() {
         report["tokens_per_second"].as_f64() > Some(0.0) && report["first_token_ms"].as_u64() > Some(0),
         "{report}"
     );
+}
+
+#[tokio::test]
+async fn an_adapter_is_laid_over_the_model_of_a_role_and_taken_away() {
+    let fleet = Fleet::up().await;
+    let model = tandem_engine::catalogue::Store::open().unwrap().path_of(MODEL).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("warm.gguf");
+    let model = tandem_engine::gguf::GgufInfo::read(&model).unwrap();
+    std::fs::write(&file, tandem_engine::gguf::sample_adapter(&model, 1)).unwrap();
+    let run = |args: &[&str]| {
+        let output = fleet.tandem(&[&["models"], args].concat());
+        (output.status.code(), out(&output) + &err(&output))
+    };
+    let added = run(&["add-adapter", file.to_str().unwrap(), "--base", "nobody"]);
+    assert!(added.0 == Some(1) && added.1.contains("model.base: `nobody` is no model that is known here"), "{added:?}");
+    let added = run(&["add-adapter", file.to_str().unwrap(), "--base", MODEL]);
+    assert!(added.0 == Some(0) && added.1.contains(&format!("warm for {MODEL}")), "{added:?}");
+
+    let plain = fleet.turn("Say hello.", "").await;
+    let published = run(&["publish", "warm", "--role", "llm.fast"]);
+    assert!(published.0 == Some(0) && published.1.contains(&format!("llm.fast  {MODEL} + warm")), "{published:?}");
+    // Whoever keeps tickets hears of it by an event.
+    let deadline = std::time::Instant::now() + LIMIT;
+    let changed = loop {
+        let answer = fleet.turn("Say hello.", "").await;
+        if answer.provenance.adapter == "warm" {
+            break answer;
+        }
+        assert!(std::time::Instant::now() < deadline, "the adapter is never used: {answer:?}");
+        tokio::time::sleep(LOOK).await;
+    };
+    assert_eq!((plain.provenance.adapter.as_str(), changed.provenance.model.as_str()), ("", MODEL));
+    assert!(!changed.text.is_empty() && changed.text != plain.text, "{changed:?}");
+    let asked = fleet.tandem(&["ask", "--json", "Say hello."]);
+    assert!(out(&asked).contains(r#""adapter":"warm""#), "{}", out(&asked));
+    let listed = run(&["list"]);
+    assert!(listed.1.contains("Adapters") && listed.1.contains(&format!("llm.fast  {MODEL} + warm")), "{listed:?}");
+    let report = run(&["evaluate", "--adapter", "warm", "--json"]);
+    assert!(report.0 == Some(0) && report.1.contains(r#""adapter": "warm""#), "{report:?}");
+
+    let back = run(&["rollback", "llm.fast"]);
+    assert!(back.0 == Some(0) && !back.1.contains("warm"), "{back:?}");
+    let again = run(&["rollback", "llm.fast"]);
+    assert!(again.0 == Some(1) && again.1.contains("has had no other model"), "{again:?}");
 }
 
 #[tokio::test]
