@@ -19,8 +19,8 @@ use crate::place::Place;
 use crate::{NO_NODE, Outcome, fleet, style};
 
 /// Speaks with whoever keeps the models of a running node.
-fn keeper(running: &Planned) -> Result<Client, Fault> {
-    fleet::client(&running.plan, &running.node, models::PUBLISH_ADAPTER.path())
+fn keeper(running: &Planned, place: &Place) -> Result<Client, Fault> {
+    fleet::client(&running.plan, &running.node, models::PUBLISH_ADAPTER.path(), place)
 }
 
 fn key() -> Vec<u8> {
@@ -44,7 +44,7 @@ pub(crate) async fn add(file: &Path, base: &str, name: Option<String>, licence: 
         ..Default::default()
     };
     let request = RegisterModelRequest { idempotency_key: key(), model: model.into(), ..Default::default() };
-    let answer = keeper(&running)?.unary(models::REGISTER_MODEL, request, &Call::from_door(DOOR)).await?;
+    let answer = keeper(&running, &place)?.unary(models::REGISTER_MODEL, request, &Call::from_door(DOOR)).await?;
     let known = answer.model.into_option().unwrap_or_default();
     let what = format!("{} for {}, {}", known.name, known.base, size(known.file_bytes));
     anstream::println!("{} {what}, hash checked: {}", style::good("✔"), known.path);
@@ -61,7 +61,7 @@ pub(crate) async fn publish(adapter: &str, role: &Role, percent: u8, place: Plac
         canary_percent: percent.into(),
         ..Default::default()
     };
-    let answer = keeper(&running)?.unary(models::PUBLISH_ADAPTER, request, &Call::from_door(DOOR)).await?;
+    let answer = keeper(&running, &place)?.unary(models::PUBLISH_ADAPTER, request, &Call::from_door(DOOR)).await?;
     Ok(told(&answer.role.into_option().unwrap_or_default()))
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn publish(adapter: &str, role: &Role, percent: u8, place: Plac
 pub(crate) async fn roll_back(role: &Role, place: Place) -> Outcome {
     let Some(running) = fleet::here(&place).await? else { return Ok(ExitCode::from(NO_NODE)) };
     let request = RollbackRequest { idempotency_key: key(), role: role.to_string(), ..Default::default() };
-    let answer = keeper(&running)?.unary(models::ROLLBACK, request, &Call::from_door(DOOR)).await?;
+    let answer = keeper(&running, &place)?.unary(models::ROLLBACK, request, &Call::from_door(DOOR)).await?;
     Ok(told(&answer.role.into_option().unwrap_or_default()))
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Running {
 pub(crate) async fn running(place: &Place) -> Option<Running> {
     let status = place.control().status().await.ok()?;
     let asked = async {
-        let client = keeper(&fleet::running(place, &status)?)?;
+        let client = keeper(&fleet::running(place, &status)?, place)?;
         let call = Call::from_door(DOOR);
         let models = client.unary(models::LIST_MODELS, ListModelsRequest::default(), &call).await?.models;
         let roles = client.unary(models::LIST_ROLES, ListRolesRequest::default(), &call).await?.roles;

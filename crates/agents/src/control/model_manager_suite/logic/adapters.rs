@@ -195,7 +195,7 @@ impl Desk {
 
     /// Counts for each model the adapters that its engine holds or will.
     pub(super) fn count_adapters(&mut self) {
-        let published = self.published.iter().flat_map(|(_, one)| [Some(&one.adapter), one.others.as_ref()]);
+        let published = self.published.values().flat_map(|one| [Some(&one.adapter), one.others.as_ref()]);
         let published: BTreeSet<&String> = published.flatten().collect();
         for (name, model) in &mut self.models {
             let mine = self.adapters.values().filter(|adapter| adapter.card.base.as_ref() == Some(name));
