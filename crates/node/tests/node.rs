@@ -331,6 +331,15 @@ async fn come_up(node: &Node) {
     }
 }
 
+/// Waits until a group is in a state, which it may be already; answers what follows.
+async fn reach(node: &Node, group: &str, state: GroupState) -> broadcast::Receiver<Event> {
+    let (status, mut events) = node.handle().follow();
+    if !status.groups.iter().any(|g| g.group.group.as_str() == group && g.state == state) {
+        until(&mut events, is(group, state)).await;
+    }
+    events
+}
+
 fn pids(node: &NodeHandle) -> Vec<Option<u32>> {
     node.status().groups.iter().map(|group| group.pid).collect()
 }
@@ -340,8 +349,7 @@ fn groups_outlive_a_node_that_dies_and_the_next_one_goes_on_with_them() {
     let machine = machine(&[("a", &[], "ready"), ("b", &["a"], "ready"), ("c", &["b"], "crash")]);
     let mut before = None;
     dies(&machine, async |node| {
-        let (_, mut events) = node.handle().follow();
-        until(&mut events, is("c", GroupState::BackingOff)).await;
+        reach(node, "c", GroupState::BackingOff).await;
         before = Some(node.handle().status());
     });
     let before = before.unwrap();
@@ -351,8 +359,7 @@ fn groups_outlive_a_node_that_dies_and_the_next_one_goes_on_with_them() {
     runtime.block_on(async {
         let node = machine.up().await;
         let handle = node.handle();
-        let (_, mut events) = handle.follow();
-        until(&mut events, is("c", GroupState::BackingOff)).await;
+        let mut events = reach(&node, "c", GroupState::BackingOff).await;
         let after = handle.status();
         for (before, after) in before.groups[..2].iter().zip(&after.groups) {
             assert_eq!((before.pid, before.restarts), (after.pid, after.restarts));
@@ -403,16 +410,14 @@ fn a_group_that_gets_ready_while_no_node_runs_is_asked_and_one_that_gets_ready_l
     let machine = machine(&[("mute", &[], "mute"), ("slow", &[], "on order")]);
     dies(&machine, async |node| {
         let (_, mut events) = node.handle().follow();
-        until(&mut events, is("slow", GroupState::Starting)).await;
         while pids(&node.handle()).contains(&None) {
-            tokio::task::yield_now().await;
+            until(&mut events, |event| matches!(event.what, Happening::Group(_))).await;
         }
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let node = machine.up().await;
-        let (_, mut events) = node.handle().follow();
-        until(&mut events, is("mute", GroupState::Ready)).await;
+        let mut events = reach(&node, "mute", GroupState::Ready).await;
         assert_eq!(node.handle().status().groups[1].state, GroupState::Starting);
         std::fs::write(machine.layout.run().join(ORDER), "").unwrap();
         until(&mut events, is("slow", GroupState::Ready)).await;
