@@ -108,6 +108,7 @@ impl Bench {
             start_wait: Duration::from_secs(5),
             peer_wait: Duration::ZERO,
             drain: Duration::from_secs(2),
+            link: None,
         };
         let program = std::env::current_exe().unwrap();
         let launch = move |group: &GroupSpec| Launch {
