@@ -133,8 +133,8 @@ fn a_fleet_is_founded_and_a_machine_invited_and_shut_out_without_a_node() {
     let again = run(&["init", &two(), "--node", "mainpc"]);
     assert!(err(&again).contains("already") && err(&again).contains("founded here"), "{}", err(&again));
 
-    let nowhere = run(&["invite", "pc2"]);
-    assert!(err(&nowhere).contains("say where it can be reached"), "{}", err(&nowhere));
+    let planned = run(&["invite", "pc2"]);
+    assert!(err(&planned).contains("reaches this machine at 10.77.0.1:8300"), "{}", err(&planned));
     let invited = run(&["invite", "pc2", "--for", "10m", "--at", "10.77.0.1:8190"]);
     assert!(invited.status.success(), "{}", err(&invited));
     let line = out(&invited);
