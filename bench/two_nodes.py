@@ -126,13 +126,13 @@ class Node:
 
 
 def processes(nodes):
-    return {(n.side, g["group"]["group"]): (g["pid"], g["restarts"]) for n in nodes for g in n.status()["groups"]}
+    return {(n.side, g["group"].split("/")[1]): (g["pid"], g["restarts"]) for n in nodes for g in n.status()["groups"]}
 
 
 def agree(nodes):
     """Whether each node's picture of the other is what the other says of itself."""
     a, b = (n.status() for n in nodes)
-    facts = lambda groups: [(g["group"]["group"], g["state"], g["pid"], g["restarts"], g["since"]) for g in groups]
+    facts = lambda groups: [(g["group"].split("/")[1], g["state"], g["pid"], g["restarts"], g["since"]) for g in groups]
     return all(facts(x["groups"]) == facts(y["peers"][0]["groups"]) for x, y in ((a, b), (b, a)))
 
 
@@ -149,9 +149,9 @@ def flips(left, right, count):
     """Kills a group on the right and takes the time from when its own node knows until the left one does."""
     late = []
     for _ in range(count):
-        group = next(g for g in right.status()["groups"] if g["group"]["group"] == "memory_stack")
+        group = next(g for g in right.status()["groups"] if g["group"].split("/")[1] == "memory_stack")
         os.kill(group["pid"], signal.SIGKILL)
-        changed = lambda g: g["group"]["group"] == "memory_stack" and g["pid"] != group["pid"]
+        changed = lambda g: g["group"].split("/")[1] == "memory_stack" and g["pid"] != group["pid"]
         right.until(lambda s: any(changed(g) for g in s["groups"]), "its group ended")
         began = time.time()
         left.until(lambda s: any(changed(g) for g in s["peers"][0]["groups"]), "the group of its peer ended")

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tandem_contract::pb::tandem::link::v1 as pb;
 use tandem_contract::{Call, Channel, Client, rpc};
-use tandem_types::{Fault, NodeName};
+use tandem_types::{Code, Fault, NodeName};
 
 use super::desk::Path;
 use super::{Link, wire};
@@ -30,7 +30,11 @@ pub(super) async fn keep(link: Link, node: NodeName, path: Path, address: Socket
                 Err(fault) => {
                     // What the network did to a connection does not mend; a new one finds the way as it is now.
                     client = None;
-                    link.desk().failed(&node, path, fault.message);
+                    let why = match fault.code {
+                        Code::DeadlineExceeded => format!("no answer within {} s", PATIENCE.as_secs()),
+                        _ => fault.message,
+                    };
+                    link.desk().failed(&node, path, why);
                     link.shared.learned.send_modify(|count| *count += 1);
                 }
             }
