@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-/// A turn lasts so long while others wait. Changing the adapter makes llama.cpp lay out its memory anew, which costs
-/// as much as some tokens.
+/// A turn lasts so long while others wait. Changing the adapter makes llama.cpp lay out its memory anew.
 const TURN: Duration = Duration::from_millis(100);
 
 /// The turns of those who ask.
