@@ -131,12 +131,16 @@ impl Connected<IncomingStream<'_, SecureListener>> for Remote {
     }
 }
 
-/// Refuses a request that names a caller of another node than the one that sent it.
+/// The door that is no agent of any node: the command line.
+const CLI: &str = "cli";
+
+/// Refuses a request that names a caller of another node than the one that sent it, or an agent without its node.
 pub async fn members_only(ConnectInfo(remote): ConnectInfo<Remote>, request: Request, next: Next) -> Response {
     let caller = request.headers().get(&CALLER_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let named = caller.split_once('/').map(|(node, _)| node);
+    let own = |node: &NodeName| named.map_or(["", CLI].contains(&caller), |named| named == node.as_str());
     let fault = match &remote.node {
-        Some(node) if named.is_none_or(|named| named == node.as_str()) => return next.run(request).await,
+        Some(node) if own(node) => return next.run(request).await,
         Some(node) => Fault::new(
             Code::PermissionDenied,
             reason::NOT_ALLOWED,
