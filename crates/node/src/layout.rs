@@ -128,14 +128,17 @@ impl Layout {
         // A file that was lost or spoilt must not lead to a number that peers have seen: the clock is ahead of any count.
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let life = (last + 1).max(clock);
-        let fresh = path.with_extension("new");
-        let write = || {
-            let mut file = std::fs::File::create(&fresh)?;
-            file.write_all(life.to_string().as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&fresh, &path)
-        };
-        write().map_err(failed).map(|()| life)
+        write_whole(&path, &life.to_string()).map_err(failed).map(|()| life)
+    }
+
+    /// Keeps the text of a fleet file as that of the fleet that this machine belongs to.
+    ///
+    /// # Errors
+    /// When it cannot be written; then what was there stays.
+    pub fn keep_fleet(&self, text: &str) -> Result<(), Fault> {
+        let path = self.own_fleet();
+        write_whole(&path, text)
+            .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", path.display())))
     }
 
     /// The node's control socket.
@@ -162,6 +165,16 @@ impl Layout {
     pub(crate) fn record(&self, group: &GroupId) -> PathBuf {
         self.run.join(format!("{}.process", group.group))
     }
+}
+
+/// Writes a file so that a crash leaves either the old one or the new one, and the new one stays.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 /// FNV-1a, 32 bit (RFC 9923, section 2).

@@ -4,7 +4,6 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use tandem_node::Layout;
 use tandem_trust::Invitation;
 use tandem_types::{Code, Fault, reason};
 
@@ -34,8 +33,7 @@ pub(crate) async fn run(args: JoinArgs, place: Place) -> Outcome {
     };
     place.layout.make()?;
     let own = own.as_ref().map(|(text, hash)| (text.as_str(), hash.as_str()));
-    let (_, text) = tandem_node::join(place.layout.trust(), invitation, env!("CARGO_PKG_VERSION"), own).await?;
-    keep(&place.layout, &text)?;
+    tandem_node::join(place.layout.clone(), invitation, env!("CARGO_PKG_VERSION"), own).await?;
     anstream::println!("{} this machine is {} of the fleet {fleet}", style::good("✔"), style::bold(node.as_str()));
     anstream::println!("  the fleet file is {}", place.layout.own_fleet().display());
     anstream::println!("next: {}", style::bold("tandem up"));
@@ -55,13 +53,4 @@ fn ask() -> Result<String, Fault> {
         .map_err(|e| Fault::invalid_field("invitation", format!("cannot be read: {e}")))?;
     let line = line.trim();
     Ok(line.strip_prefix("tandem join ").unwrap_or(line).to_owned())
-}
-
-/// The fleet file that this machine runs from now on.
-pub(crate) fn keep(layout: &Layout, text: &str) -> Result<(), Fault> {
-    let path = layout.own_fleet();
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, text)
-        .and_then(|()| std::fs::rename(&fresh, &path))
-        .map_err(|e| Fault::unavailable(reason::DISK, format!("cannot write {}: {e}", path.display())))
 }

@@ -9,7 +9,6 @@ use tandem_types::{Fault, NodeName, Timestamp};
 
 use crate::cli::{InitArgs, InviteArgs, RevokeArgs, TrustArgs};
 use crate::fleet::planned;
-use crate::join::keep;
 use crate::place::Place;
 use crate::{Outcome, style};
 
@@ -26,7 +25,7 @@ pub(crate) fn init(args: &InitArgs, place: &Place) -> Outcome {
         let ways = std::iter::once(link.overlay).chain(link.lan);
         founder.set_addresses(&ways.map(|address| address.to_string()).collect::<Vec<_>>())?;
     }
-    keep(&place.layout, &planned.source.text)?;
+    place.layout.keep_fleet(&planned.source.text)?;
     let fleet = founder.fleet()?;
     anstream::println!(
         "{} {} has founded the fleet {}",

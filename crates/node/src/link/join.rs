@@ -1,7 +1,6 @@
 //! Becoming and staying a member.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +13,7 @@ use tandem_types::{Code, Fault, NodeName, Timestamp, reason};
 
 use super::desk::{Hello, LINK_VERSION};
 use super::{Link, state, wire};
+use crate::layout::Layout;
 
 /// How often it is looked whether a certificate is due.
 const LOOK: Duration = Duration::from_secs(60);
@@ -82,18 +82,18 @@ pub(super) async fn renew(link: Link, request: pb::RenewRequest) -> Result<pb::R
     Ok(pb::RenewResponse { admission: admission_to_wire(admission).into(), ..Default::default() })
 }
 
-/// Joins the fleet of an invitation as one of its nodes, and answers with the founder's fleet file. `own` is the fleet file that this
-/// machine means to run, with its hash: it has to mean the same as the founder's.
+/// Joins the fleet of an invitation as one of its nodes. The founder's fleet file goes to its place in `layout`. `own` is the fleet
+/// file that this machine means to run, with its hash: it has to mean the same as the founder's.
 ///
 /// # Errors
 /// What is wrong with the invitation; the founder that cannot be reached, at each of its addresses; the founder's refusal. Nothing
 /// has changed on this machine then.
 pub async fn join(
-    trust: PathBuf,
+    layout: Layout,
     invitation: Invitation,
     program_version: &str,
     own: Option<(&str, &str)>,
-) -> Result<(Member, String), Fault> {
+) -> Result<Member, Fault> {
     let now = SystemTime::now;
     let (founder, addresses) = (invitation.founder.clone(), invitation.addresses.clone());
     let hello = Hello {
@@ -104,6 +104,7 @@ pub async fn join(
         sent: Timestamp::from(now()),
     };
     let (config, name) = (invitation.client_config(&[b"h2"])?, invitation.server_name()?);
+    let trust = layout.trust();
     let joining = blocking(move || Joining::new(&Folder::open(trust)?, invitation, now())).await?;
     let asked = joining.request()?;
     let request = pb::JoinRequest {
@@ -128,8 +129,12 @@ pub async fn join(
         tokio::time::sleep(BETWEEN_TRIES).await;
     };
     let admission = admission_of_wire(&response.admission)?;
-    let member = blocking(move || joining.finish(&admission, now())).await?;
-    Ok((member, response.fleet_file))
+    blocking(move || {
+        // A member without the fleet's file could not be told apart from one of another fleet; the file alone does no harm.
+        layout.keep_fleet(&response.fleet_file)?;
+        joining.finish(&admission, now())
+    })
+    .await
 }
 
 /// Asks the founder at each of its addresses until one answers; a refusal is an answer.
