@@ -13,7 +13,6 @@ mod serve;
 mod state;
 mod wire;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -63,8 +62,6 @@ struct Shared {
     told: watch::Sender<u64>,
     /// Counts whatever was learned of peers.
     learned: watch::Sender<u64>,
-    /// Where the link listens now.
-    listening: watch::Sender<Vec<SocketAddr>>,
 }
 
 /// A node's link to the others. Cheap to clone.
@@ -95,7 +92,6 @@ impl Link {
             crl: Mutex::default(),
             told: watch::Sender::new(0),
             learned: watch::Sender::new(0),
-            listening: watch::Sender::new(Vec::new()),
         };
         Self { shared: Arc::new(shared) }
     }

@@ -1,4 +1,4 @@
-//! What a node tells of itself and its groups, as facts of its table.
+//! What a node tells of its groups, as facts of its table.
 
 use serde::{Deserialize, Serialize};
 use tandem_contract::Message as _;
@@ -7,9 +7,7 @@ use tandem_types::{GroupId, GroupName, NodeName, Timestamp};
 
 use crate::status::{GroupState, GroupStatus, NodeStatus};
 
-/// The key of what a node tells of itself.
-pub(super) const NODE: &str = "node";
-/// What the keys of its groups begin with.
+/// What the keys of groups begin with.
 const GROUP: &str = "group/";
 
 /// A group of another node, as that node last told.
@@ -35,15 +33,7 @@ pub struct PeerGroup {
 
 /// The facts of a node: its keys with what is at them.
 pub(super) fn facts(status: &NodeStatus) -> Vec<(String, Vec<u8>)> {
-    let node = pb::NodeReport {
-        pid: status.pid,
-        since_us: status.since.micros(),
-        settled: status.settled,
-        ending: status.ending,
-        ..Default::default()
-    };
-    let groups = status.groups.iter().map(|group| (key(&group.group.group), report(group).encode_to_vec()));
-    std::iter::once((NODE.to_owned(), node.encode_to_vec())).chain(groups).collect()
+    status.groups.iter().map(|group| (key(&group.group.group), report(group).encode_to_vec())).collect()
 }
 
 pub(super) fn key(group: &GroupName) -> String {

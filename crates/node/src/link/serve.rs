@@ -39,7 +39,6 @@ pub(super) async fn listen(link: Link) {
                         tasks.spawn(serve(link.clone(), path, listener, until.clone()));
                     }
                     open = Some((until, tasks));
-                    link.shared.listening.send_replace(ways.iter().map(|(_, address)| *address).collect());
                     tracing::info!(address = %plan.overlay, lan = ?plan.lan, "nodes of the fleet may call");
                     told.clear();
                 }
@@ -52,7 +51,6 @@ pub(super) async fn listen(link: Link) {
             (Some((until, _)), false) => {
                 until.cancel();
                 open = None;
-                link.shared.listening.send_replace(Vec::new());
                 tracing::info!("no node of the fleet may call any more");
             }
             _ => {}

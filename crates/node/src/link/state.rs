@@ -1,10 +1,10 @@
 //! How a peer is, in words.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tandem_link::{Moment, Reach};
-use tandem_types::{NodeName, Timestamp};
+use tandem_types::NodeName;
 
 use super::desk::{LINK_VERSION, Seen};
 use super::difference::difference;
@@ -128,12 +128,4 @@ pub(super) fn files_differ(ours: &str, theirs: Option<&str>, node: &NodeName) ->
     let more = all.len().saturating_sub(DIFFERENCES);
     let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
     format!("the fleet files differ: {shown}{rest}")
-}
-
-impl PeerStatus {
-    /// When it was last heard, for people; none when never.
-    pub fn heard(&self, now: SystemTime) -> Option<Timestamp> {
-        let ago = Duration::from_millis(self.heard_ms_ago?);
-        now.checked_sub(ago).map(Timestamp::from)
-    }
 }
