@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod held;
+
 use std::path::PathBuf;
 
 use futures::{FutureExt, StreamExt};
@@ -13,6 +15,8 @@ use tandem_engine::{
 };
 use tandem_engine_llama::{LEASE_TOO_SMALL, LlamaGenerator, LlamaOptions, MODEL_CORRUPT, MODEL_MISSING};
 use tandem_types::reason;
+
+use held::Held;
 
 const GIB: u64 = 1 << 30;
 
@@ -33,8 +37,8 @@ fn lease(bytes: u64) -> Lease {
     Lease::from_grant("mainpc/coordination".parse().unwrap(), "llm.tiny".parse().unwrap(), bytes)
 }
 
-async fn load(options: LlamaOptions) -> LlamaGenerator {
-    LlamaGenerator::load(options, lease(2 * GIB)).await.unwrap()
+async fn load(options: LlamaOptions) -> Held {
+    Held::load(options, lease(2 * GIB)).await
 }
 
 fn chat(messages: &[(ChatRole, &str)], max_tokens: u32) -> TextRequest {
@@ -49,7 +53,7 @@ async fn answer(model: &LlamaGenerator, request: TextRequest) -> (String, Finish
 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_model_keeps_the_promises_of_the_trait() {
-    conformance::text_generator(&load(options(512, 2, 2)).await).await;
+    conformance::text_generator(&*load(options(512, 2, 2)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod held;
+
 use std::path::{Path, PathBuf};
 
 use futures::{FutureExt, StreamExt};
@@ -15,6 +17,8 @@ use tandem_engine::{
 use tandem_engine_llama::{LlamaGenerator, LlamaOptions};
 use tandem_types::Code;
 use tempfile::TempDir;
+
+use held::Held;
 
 fn model_file() -> PathBuf {
     if let Some(path) = std::env::var_os("TANDEM_TEST_MODEL") {
@@ -35,7 +39,7 @@ fn put(folder: &Path, name: &str, seed: u64) {
 }
 
 /// The model with adapters of these names.
-async fn load(slots: u32, names: &[&str]) -> (LlamaGenerator, TempDir) {
+async fn load(slots: u32, names: &[&str]) -> (Held, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     for (seed, name) in (1..).zip(names) {
         put(folder.path(), name, seed);
@@ -44,7 +48,7 @@ async fn load(slots: u32, names: &[&str]) -> (LlamaGenerator, TempDir) {
     let options =
         LlamaOptions { context: 1024, slots, queue: 4, adapters, ..LlamaOptions::new(model_file(), "smollm2-135m") };
     let lease = Lease::from_grant("mainpc/coordination".parse().unwrap(), "llm.tiny".parse().unwrap(), 2 << 30);
-    (LlamaGenerator::load(options, lease).await.unwrap(), folder)
+    (Held::load(options, lease).await, folder)
 }
 
 fn chat(adapter: Option<&str>, messages: &[(ChatRole, &str)], max_tokens: u32) -> TextRequest {
@@ -63,7 +67,7 @@ async fn real_model_keeps_the_promises_about_adapters() {
     let (model, folder) = load(2, &["warm"]).await;
     let info = AdapterInfo::read(&folder.path().join("warm.gguf"), &model_file()).unwrap();
     assert_eq!((info.rank, info.alpha), (4, 8.0));
-    conformance::adapters(&model, "warm").await;
+    conformance::adapters(&*model, "warm").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
