@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use tandem_process::{Adopt, Caps, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn, Stat, threads};
+use tandem_process::{Adopt, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn, Stat, threads};
 use tandem_types::{Fault, State, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -12,14 +12,12 @@ use crate::adopt::{Left, sort};
 use crate::layout::Layout;
 use crate::logic::watch::Verdict;
 use crate::probes::{Health, Hung};
-use crate::spec::{GroupSpec, Launch, Limits};
-use crate::stale::{Orphan, Readiness, orphans};
+use crate::spec::{GroupSpec, Launch};
+use crate::stale::{Orphan, Readiness, boot, orphans};
 use crate::status::EndKind;
 
 /// Time between two looks at how much memory a process has.
 const LOOK: Duration = Duration::from_secs(30);
-/// Processes and threads of a group; no group needs a tenth of it.
-const TASKS: u64 = 2_048;
 /// Grace for a process that hangs.
 const HUNG_GRACE: Duration = Duration::from_millis(500);
 /// How often a process that was taken over before it was ready is asked whether it is, and how long it has to answer.
@@ -145,7 +143,7 @@ impl Processes {
 
 impl Runner for Processes {
     fn run(&self, run: Run) -> BoxFuture<'static, End> {
-        let (name, wanted) = (run.spec.id.group.as_str(), caps(&run.spec.limits));
+        let (name, wanted) = (run.spec.id.group.as_str(), run.spec.limits.caps());
         let caps = match &run.taken {
             Some(orphan) => ControlGroup::of(orphan.pid, name, &wanted),
             None => self.caps.clone().and_then(|groups| groups.make(name, &wanted)),
@@ -162,16 +160,6 @@ struct Process {
     margin: Duration,
     launch: Launch,
     caps: Result<ControlGroup, String>,
-}
-
-/// What the kernel is told of a group's limits.
-fn caps(limits: &Limits) -> Caps {
-    Caps {
-        memory_bytes: limits.ram_mib.map(|mib| mib << 20),
-        cpus: limits.cpu,
-        cpu_weight: limits.cpu_weight,
-        tasks: TASKS,
-    }
 }
 
 impl Process {
@@ -214,6 +202,7 @@ impl Process {
             group: id.clone(),
             pid: child.pid(),
             started_ticks: stat.started_ticks(),
+            boot: boot(),
             place: self.run.place,
             since: SystemTime::now().into(),
             ready: None,

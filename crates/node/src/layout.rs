@@ -92,6 +92,11 @@ impl Layout {
         self.ends_folder().join(format!("{}.jsonl", group.group))
     }
 
+    /// How long the last starts took.
+    pub(crate) fn starts(&self) -> PathBuf {
+        self.data.join("starts.jsonl")
+    }
+
     /// The log of a node that runs in the background.
     pub fn node_log(&self) -> PathBuf {
         self.logs().join("node.log")

@@ -21,6 +21,7 @@ mod run;
 mod sim;
 mod spec;
 mod stale;
+mod starts;
 mod status;
 
 pub use adopt::Left;
@@ -31,8 +32,10 @@ pub use http::{Answer, get};
 pub use layout::Layout;
 pub use link::{Link, LinkConfig, PeerGroup, PeerState, PeerStatus, join};
 pub use lock::{DataLock, Holder};
+pub use logic::forecast::{Cut, Forecast, STARTS_ENOUGH, StartTimes, Times, forecast};
 pub use probes::Hung;
 pub use run::{Node, NodeConfig, NodeHandle};
 pub use spec::{GroupSpec, Launch, Limits};
 pub use stale::{Orphan, end_orphans, orphans};
+pub use starts::starts;
 pub use status::{EndKind, Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};

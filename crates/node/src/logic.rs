@@ -5,6 +5,7 @@
 //! own monotonic clock, so that a change of the wall clock shifts no wait.
 
 pub(crate) mod budget;
+pub(crate) mod forecast;
 pub(crate) mod watch;
 
 use std::time::Duration;

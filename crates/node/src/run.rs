@@ -2,6 +2,7 @@
 
 mod describe;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,11 +20,13 @@ use crate::layout::Layout;
 use crate::link::{Link, LinkConfig};
 use crate::lock::DataLock;
 use crate::logic::budget::{Flaps, WINDOW};
+use crate::logic::forecast::{StartTimes, Times, forecast};
 use crate::logic::watch::Verdict;
 use crate::logic::{Ending, Input, Machine, Member, Moment, Output, Phase};
 use crate::probes::Health;
 use crate::spec::GroupSpec;
 use crate::stale::Orphan;
+use crate::starts::{self, starts};
 use crate::status::{EndKind, Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};
 
 /// Events that a slow follower may be behind before it is given a fresh picture instead.
@@ -165,6 +168,8 @@ impl Node {
             since,
             settled: false,
             ending: false,
+            forecast: forecast(&config.groups, &starts(&config.layout)),
+            healthy_ms: None,
             groups: config.groups.iter().map(|spec| first_status(spec, since)).collect(),
             peers: Vec::new(),
         };
@@ -486,6 +491,28 @@ impl Driver {
         }
     }
 
+    /// Keeps how long the start took, when it was one: every group ready, none taken over or started twice. Answers in
+    /// milliseconds how long.
+    fn keep_start(&self, missing: &[GroupId]) -> Option<u64> {
+        let built = || (0..self.groups.len()).filter(|i| self.config.groups[*i].built);
+        if !missing.is_empty() || built().any(|i| self.machine.restarts(i) > 0) {
+            return None;
+        }
+        let times = built().map(|i| {
+            let group = &self.groups[i];
+            let started = group.started?.checked_duration_since(self.shared.began)?;
+            let started_ms = u64::try_from(started.as_millis()).ok()?;
+            let times = Times { started_ms, ready_ms: started_ms + group.ready_ms? };
+            Some((self.config.groups[i].id.group.clone(), times))
+        });
+        let groups: BTreeMap<GroupName, Times> = times.collect::<Option<_>>()?;
+        let total = groups.values().map(|times| times.ready_ms).max()?;
+        if let Err(fault) = starts::keep(&self.config.layout, StartTimes { at: SystemTime::now().into(), groups }) {
+            tracing::warn!(%fault, "the next start is foretold without this one");
+        }
+        Some(total)
+    }
+
     /// Brings the status up to date and tells followers what has changed.
     fn tell(&self) {
         let now: Timestamp = SystemTime::now().into();
@@ -526,6 +553,7 @@ impl Driver {
                 };
                 let missing: Vec<GroupId> =
                     status.groups.iter().filter(|g| !ready(g)).map(|g| g.group.clone()).collect();
+                status.healthy_ms = self.keep_start(&missing);
                 happenings.push(Happening::Settled { missing });
             }
             if let Some(link) = &self.shared.link {

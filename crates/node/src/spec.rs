@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tandem_fleet::{GroupPlan, Plan};
+use tandem_process::Caps;
 use tandem_types::{GroupId, GroupName, NodeName};
 
 /// What a group may use, as the fleet file says.
@@ -20,6 +21,21 @@ pub struct Limits {
     pub cpu_weight: u32,
     /// What holds it to them.
     pub enforcement: String,
+}
+
+/// Processes and threads of a group; no group needs a tenth of it.
+const TASKS: u64 = 2_048;
+
+impl Limits {
+    /// What the kernel is told of them.
+    pub fn caps(&self) -> Caps {
+        Caps {
+            memory_bytes: self.ram_mib.map(|mib| mib << 20),
+            cpus: self.cpu,
+            cpu_weight: self.cpu_weight,
+            tasks: TASKS,
+        }
+    }
 }
 
 /// What is said of a limit that nothing was seen to enforce.

@@ -35,6 +35,9 @@ pub struct Orphan {
     pub pid: u32,
     /// Its start in clock ticks since boot.
     pub started_ticks: u64,
+    /// The run of the kernel it was started in: after a restart of the machine ids and ticks come again.
+    #[serde(default)]
+    pub(crate) boot: String,
     /// Its place in the start order.
     pub place: usize,
     /// When it was started.
@@ -70,6 +73,9 @@ impl Orphan {
 
     /// Whether this very process still runs.
     pub fn runs(&self) -> bool {
+        if !self.boot.is_empty() && self.boot != boot() {
+            return false;
+        }
         Stat::of(self.pid).is_some_and(|stat| !stat.has_ended() && stat.started_ticks() == self.started_ticks)
     }
 
@@ -81,6 +87,11 @@ impl Orphan {
             let (Ok(()) | Err(_)) = killpg(Pid::from_raw(pid), signal);
         }
     }
+}
+
+/// The kernel's name for its present run (random(4)); empty where it gives none.
+pub(crate) fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 fn records(layout: &Layout) -> Vec<(PathBuf, Option<Orphan>)> {
@@ -163,6 +174,9 @@ mod tests {
         let spared = record("spared", first, ticks(first), 0);
         let ended = record("ended", second, ticks(second), 1);
         record("reused", first, 1, 2);
+        let before =
+            Orphan { boot: "an earlier run of the kernel".into(), ..record("earlier", first, ticks(first), 3) };
+        before.write(&layout.record(&before.group)).unwrap();
         assert_eq!(orphans(&layout), [ended.clone(), spared.clone()]);
         assert_eq!(end_orphans(&layout, vec![ended.clone()], Duration::from_secs(10)).await, []);
         assert!(spared.runs() && !ended.runs());

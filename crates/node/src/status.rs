@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tandem_types::{GroupId, NodeName, State, Timestamp};
 
 use crate::link::PeerStatus;
+use crate::logic::forecast::Forecast;
 use crate::spec::Limits;
 
 /// How a group is doing, as its node sees it.
@@ -202,6 +203,10 @@ pub struct NodeStatus {
     pub settled: bool,
     /// Whether it is ending.
     pub ending: bool,
+    /// What its start was expected to be, by the starts before it.
+    pub forecast: Option<Forecast>,
+    /// Milliseconds from its begin until every group was ready; none while one is not, or where one was started twice.
+    pub healthy_ms: Option<u64>,
     /// Its groups in start order.
     pub groups: Vec<GroupStatus>,
     /// The other nodes of the fleet, as this one sees them.

@@ -47,6 +47,10 @@ pub(crate) enum Command {
     Models(ModelsCommand),
     /// Look for what is wrong on this machine and say how to mend it
     Doctor(DoctorArgs),
+    /// Have systemd start this machine's node with the machine, and again when it died
+    Install(InstallArgs),
+    /// Take the service away that `tandem install` made; groups end in order, what is kept stays
+    Uninstall(UninstallArgs),
     /// Found a fleet of several machines here: this machine keeps its certificate authority
     Init(InitArgs),
     /// Invite another machine: prints the command to type there
@@ -244,6 +248,18 @@ pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    /// Print the unit and change nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArgs {}
 
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {

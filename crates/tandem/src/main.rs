@@ -7,8 +7,10 @@ mod doctor;
 mod down;
 mod evaluate;
 mod exits;
+mod expected;
 mod facts;
 mod fleet;
+mod install;
 mod join;
 mod live;
 mod logging;
@@ -86,6 +88,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Init(args) => trust::init(&args, &place()?),
         Command::Invite(args) => trust::invite(&args, &place()?),
         Command::Revoke(args) => trust::revoke(&args, &place()?),
+        Command::Install(args) => install::install(&args, &place()?),
+        Command::Uninstall(args) => install::uninstall(&args, &place()?),
         Command::Trust(args) => trust::show(&args, &place()?),
     }
 }

@@ -44,6 +44,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Gauge, "tandem_group_up", "1 when the last probe of a group was answered, else 0."),
     (Histogram, "tandem_http_request_seconds", "Time of a request at the door."),
     (Counter, "tandem_http_requests_total", "Requests at the door, by route and status."),
+    (Gauge, "tandem_limit_enforced", "1 for a limit of a group (memory, CPU, tasks) that its kernel was seen to keep, else 0."),
     (Histogram, "tandem_model_load_seconds", "Time to load a model."),
     (Gauge, "tandem_model_state", "1 for the state a model is in, 0 for the others."),
     (Gauge, "tandem_model_vram_bytes", "Memory that a loaded model holds."),

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use tandem_fleet::Plan;
 use tandem_fleet::render::{self, Chosen, ReadyMs};
-use tandem_types::Fault;
+use tandem_node::{Forecast, GroupSpec, forecast, starts};
+use tandem_process::{ControlGroups, Enforcement};
+use tandem_types::{Fault, NodeName};
 
 use crate::cli::PlanArgs;
 use crate::fleet::{Source, coloured};
 use crate::place::Place;
-use crate::{Outcome, preflight, style};
+use crate::{Outcome, expected, preflight, style};
 
 /// `place`: where a node may run that knows how long its groups take.
 pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
@@ -24,10 +26,18 @@ pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
     } else if args.agents {
         anstream::print!("{}", headings(&render::agents(&plan, width)));
     } else {
+        let foretold = node.as_ref().and_then(|node| foretold(&plan, node, place.as_ref()?));
         let measured = measured(place, &plan.plan_hash).await;
         let (findings, chosen) = (plan.findings.clone(), chosen(&plan)?);
         let shown = Plan { findings: vec![], ..plan };
         anstream::print!("{}", headings(&render::text(&shown, width, measured.as_ref(), &chosen)));
+        if let Some(node) = &node {
+            anstream::print!("\n{}", headings(&format!("limits on {node}: {}\n", limits())));
+        }
+        if let (Some(node), Some(forecast)) = (&node, &foretold) {
+            let lines = expected::full(forecast).join("\n");
+            anstream::print!("\n{}", headings(&format!("start of {node}: {lines}\n")));
+        }
         if !findings.is_empty() {
             anstream::print!("\n{}", coloured(&findings, &source.text));
         }
@@ -39,6 +49,19 @@ pub(crate) async fn run(args: PlanArgs, place: Option<Place>) -> Outcome {
 async fn measured(place: Option<Place>, plan_hash: &str) -> Option<ReadyMs> {
     let status = place?.control().status().await.ok().filter(|status| status.plan_hash == plan_hash)?;
     Some(status.groups.into_iter().filter_map(|group| Some((group.group, group.ready_ms?))).collect())
+}
+
+/// How long the next start of this node takes, by how long its groups took lately.
+fn foretold(plan: &Plan, node: &NodeName, place: &Place) -> Option<Forecast> {
+    forecast(&GroupSpec::of_plan(plan, node), &starts(&place.layout))
+}
+
+/// What the kernel would hold groups of this machine to, were they started by whoever asks.
+fn limits() -> String {
+    match ControlGroups::find() {
+        Ok(groups) => groups.offer().to_string(),
+        Err(why) => Enforcement::none(&why).to_string(),
+    }
 }
 
 /// What this machine chooses for open roles. Of a fleet of several it is but one, and no measure for the others.

@@ -13,8 +13,8 @@ use tandem_agent::{Clock, FleetView, Peers};
 use tandem_contract::Trust;
 use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig};
-use tandem_node::{End, Hung, Layout, Run, Runner};
-use tandem_process::{Enforcement, Heart, notify};
+use tandem_node::{End, GroupSpec, Hung, Layout, Run, Runner};
+use tandem_process::{ControlGroup, Enforcement, Heart, notify};
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, GroupId, NodeName, reason};
 use tokio::signal::unix::{SignalKind, signal};
@@ -126,7 +126,9 @@ pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
     let source = Source::running(&args.fleet, &args.fleet_name)?;
     let plan = source.plan(Some(&args.group.node))?;
     lower_in_need(&plan, &args.group);
+    let specs = GroupSpec::of_plan(&plan, &args.group.node);
     let home = Home::new(&plan, &source, &args.group.node, &place, log)?;
+    specs.iter().find(|spec| spec.id == args.group).into_iter().for_each(show_limits);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_stack_size(STACK_BYTES)
@@ -203,6 +205,16 @@ pub(crate) fn signals() -> Result<impl Future<Output = ()>, Fault> {
 fn say(lines: &[(&str, &str)]) {
     if let Err(error) = notify(lines) {
         tracing::warn!(%error, "whoever started this process does not listen");
+    }
+}
+
+/// Counts each limit of the group that the kernel keeps, as its control group has it now. The node put this process there
+/// before its program began.
+fn show_limits(spec: &GroupSpec) {
+    let own = ControlGroup::of(std::process::id(), spec.id.group.as_str(), &spec.limits.caps());
+    let enforcement = own.map_or_else(|why| Enforcement::none(&why), |group| group.enforcement().clone());
+    for (limit, kept) in enforcement.parts() {
+        metrics::gauge!("tandem_limit_enforced", "limit" => limit).set(f64::from(u8::from(kept)));
     }
 }
 

@@ -289,6 +289,8 @@ mod tests {
             since: start.into(),
             settled: true,
             ending: false,
+            forecast: None,
+            healthy_ms: None,
             groups: vec![ready, broken, missing],
             peers: vec![],
         };

@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 use futures::{Stream, StreamExt as _};
 use tandem_fleet::{Severity, summary};
 use tandem_node::{
-    DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Left, LinkConfig, Node, NodeConfig,
-    NodeHandle, NodeStatus, Orphan, Processes, Runner, end_orphans, orphans,
+    Control, DataLock, Event, GroupSpec, GroupState, Happening, Holder, Launch, Layout, Left, LinkConfig, Node,
+    NodeConfig, NodeHandle, NodeStatus, Orphan, Processes, Runner, end_orphans, orphans,
 };
-use tandem_process::{ControlGroups, NotifySocket, notify};
+use tandem_process::{ControlGroups, Heart, NotifySocket, notify};
 use tandem_types::{Fault, GroupId, State, Timestamp, reason};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -28,10 +28,10 @@ use crate::place::Place;
 use crate::serve::{InProcess, signals};
 use crate::status::healths;
 use crate::style::tell;
-use crate::{FAILED, Outcome, fleet, logging, memory, preflight, style};
+use crate::{FAILED, Outcome, expected, fleet, logging, memory, preflight, style};
 
 /// Time beyond its drain after which a group is ended by force: engines and stores need some of it.
-const STOP_MARGIN: Duration = Duration::from_secs(20);
+pub(crate) const STOP_MARGIN: Duration = Duration::from_secs(20);
 
 /// How long a start that is over is watched for groups that become whole, and how often.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -132,9 +132,26 @@ async fn stay(args: &UpArgs, planned: Planned, place: Place) -> Outcome {
         () = watched => {}
         () = told => {}
         () = memory::stay_small() => {}
+        () = live(place.control()) => {}
     }
     node.wait().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells systemd again and again that the node lives, each time after it has answered over its socket, where the unit
+/// wants to hear it (sd_watchdog_enabled(3)). Never ends by itself.
+async fn live(control: Control) {
+    let variable = |name: &str| std::env::var(name).ok();
+    let meant = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+    let wait =
+        variable("WATCHDOG_USEC").filter(|_| meant).and_then(|text| text.parse().ok()).map(Duration::from_micros);
+    let (Some(wait), Ok(Some(heart))) = (wait, Heart::of_environment()) else { return std::future::pending().await };
+    loop {
+        if control.status().await.is_ok() {
+            heart.beat();
+        }
+        tokio::time::sleep(wait / 3).await;
+    }
 }
 
 /// The link to the other nodes of the plan.
@@ -156,6 +173,9 @@ fn link(planned: &Planned, layout: &Layout) -> Result<Option<LinkConfig>, Fault>
 /// Follows a node to its end. In the background nobody watches: whoever started it follows by itself.
 async fn watch(node: &NodeHandle, planned: &Planned, background: bool) {
     let (status, mut events) = node.follow();
+    if !background {
+        foretell(&status);
+    }
     let mut live = (!background).then(|| Live::new(&status));
     let mut ending = false;
     loop {
@@ -193,6 +213,13 @@ async fn watch(node: &NodeHandle, planned: &Planned, background: bool) {
     }
 }
 
+/// How long the start is expected to take, where there is much to start.
+fn foretell(status: &NodeStatus) {
+    if let Some(forecast) = status.forecast.as_ref().filter(|_| !status.settled) {
+        tell!("{}", style::dim(&expected::brief(forecast)));
+    }
+}
+
 /// What has come up, what has not and why, and where the page is. Answers whether everything has.
 fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
     let up = |state| matches!(state, GroupState::Ready | GroupState::Degraded);
@@ -200,7 +227,8 @@ fn conclude(status: &NodeStatus, planned: &Planned) -> bool {
     let missing: Vec<_> = built.iter().filter(|g| !up(g.state)).collect();
     let ready = built.len() - missing.len();
     let words = format!("{ready} of {} groups are up", built.len());
-    tell!("{}", if missing.is_empty() { style::good(&words) } else { style::warn(&words) });
+    let took = status.healthy_ms.map(|ms| format!(", healthy after {}", style::span(ms))).unwrap_or_default();
+    tell!("{}", if missing.is_empty() { style::good(&format!("{words}{took}")) } else { style::warn(&words) });
     for group in &missing {
         tell!("  {} is {}: {}", group.group, style::state(group.state, group.state.as_str()), group.reason);
         if let Some(line) = group.last_exit.as_ref().and_then(|exit| last_words(&exit.evidence)) {
@@ -339,6 +367,7 @@ async fn detach(args: &UpArgs, planned: &Planned, place: &Place) -> Outcome {
                 if message.get(LISTENING.0).is_some() && events.is_none() {
                     LEFT.iter().filter_map(|name| message.get(name)).for_each(|line| tell!("{line}"));
                     let (status, stream) = place.control().events().await?;
+                    foretell(&status);
                     live = Some(Live::new(&status));
                     events = Some(Box::pin(stream));
                 }

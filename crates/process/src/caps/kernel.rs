@@ -90,6 +90,12 @@ impl ControlGroups {
         Ok(Some(Self { version: Version::Two, homes }))
     }
 
+    /// What groups made here could be held to; whether the kernel takes a certain cap is seen when it is set.
+    pub fn offer(&self) -> Enforcement {
+        let parts = self.homes.0.iter().map(|(part, home)| (*part, home.clone().map(|_| ())));
+        Enforcement { version: Some(self.version), parts: parts.collect() }
+    }
+
     /// Makes a control group called `name` with these caps. A part that the kernel does not take is said in its
     /// enforcement.
     ///

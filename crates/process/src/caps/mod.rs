@@ -75,6 +75,11 @@ impl Enforcement {
     pub fn none(why: &str) -> Self {
         Self { version: None, parts: Controller::ALL.map(|part| (part, Err(why.to_owned()))).into() }
     }
+
+    /// Each part that there is a cap for (`memory`, `CPU`, `tasks`), and whether the kernel keeps it.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        self.parts.iter().map(|(part, verdict)| (part.words(), verdict.is_ok()))
+    }
 }
 
 impl fmt::Display for Enforcement {
