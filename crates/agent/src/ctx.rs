@@ -11,7 +11,7 @@ use tandem_types::{AgentId, Code, Fault, Timestamp, reason};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Clock, FleetView, HealthHandle, Peers, Publisher};
+use crate::{Clock, FleetView, HealthHandle, InFlight, Peers, Publisher, Sockets};
 
 /// The parts a host puts together.
 #[derive(Clone)]
@@ -40,6 +40,10 @@ pub struct CtxParts {
     pub heartbeat: Heartbeat,
     /// Hears of what the agent serves besides its RPCs; none when nobody collects spans.
     pub spans: Option<Arc<dyn Observer>>,
+    /// Listening sockets of its process.
+    pub sockets: Sockets,
+    /// What it does for others.
+    pub in_flight: InFlight,
 }
 
 /// When an agent last said that it is not stuck.
@@ -93,6 +97,16 @@ impl Ctx {
     /// Where it publishes events.
     pub fn publisher(&self) -> &Publisher {
         &self.parts.publisher
+    }
+
+    /// Listening sockets of its process, for who listens besides its group's port.
+    pub fn sockets(&self) -> &Sockets {
+        &self.parts.sockets
+    }
+
+    /// What it does for others. The host counts its calls; an agent that serves anything else counts that.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.parts.in_flight
     }
 
     /// The clock.

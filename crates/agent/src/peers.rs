@@ -1,6 +1,6 @@
 //! The directory: finds who serves an RPC and calls it, in this process or over the network, the same way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -8,13 +8,15 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tandem_contract::rpc::{Bidi, ServerStream, Unary, Wire};
 use tandem_contract::{
-    AGENT_HEADER, BidiCall, Body, CALLER_HEADER, Call, Channel, Client, FaultStream, LocalService, Trust,
+    AGENT_HEADER, BidiCall, Body, CALLER_HEADER, Call, Channel, Client, DRAINING_HEADER, FaultStream, LocalService,
+    Trust,
 };
 use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
 use tokio::sync::watch;
 
 use crate::fleet::FleetView;
 use crate::retry::{Breaker, Gate, RetryBudget, backoff, may_retry};
+use crate::returning::{LOOK, Returning};
 
 /// An agent that serves an RPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,9 @@ struct Shared {
     locals: RwLock<HashMap<GroupId, LocalService>>,
     breakers: Mutex<HashMap<(AgentId, &'static str), Breaker>>,
     budget: Mutex<RetryBudget>,
+    returning: Mutex<Returning>,
+    /// Groups of this process that end: nobody of them waits for others any more.
+    ending: watch::Sender<BTreeSet<GroupId>>,
 }
 
 /// Calls other agents. Cheap to clone.
@@ -69,16 +74,6 @@ impl Leave {
                 _ => breaker.success(),
             },
         }
-    }
-
-    /// Says so when the first item comes: a refusal travels as an item of the stream.
-    fn tell_by_first<T: 'static>(self, stream: FaultStream<T>) -> FaultStream<T> {
-        let mut leave = Some(self);
-        Box::pin(stream.inspect(move |item| {
-            if let Some(leave) = leave.take() {
-                leave.tell(item.as_ref().map(drop));
-            }
-        }))
     }
 }
 
@@ -117,6 +112,8 @@ impl Peers {
             locals: RwLock::default(),
             breakers: Mutex::default(),
             budget: Mutex::default(),
+            returning: Mutex::default(),
+            ending: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared), me }
     }
@@ -134,6 +131,7 @@ impl Peers {
     /// Something was heard of how an agent is doing.
     pub fn heard(&self, agent: &AgentId, state: State) {
         self.shared.states.write().unwrap_or_else(PoisonError::into_inner).insert(agent.clone(), state);
+        lock(&self.shared.returning).heard(&agent.group_id(), state, Instant::now());
         self.shared.heard.send_modify(|count| *count += 1);
         if state.serves() {
             for ((of, _), breaker) in lock(&self.shared.breakers).iter_mut() {
@@ -142,6 +140,42 @@ impl Peers {
                 }
             }
         }
+    }
+
+    /// A group of this process ends, or begins again. None of its calls waits for a group that is on its way back while it
+    /// ends.
+    pub fn set_ending(&self, group: &GroupId, ends: bool) {
+        self.shared.ending.send_modify(|ending| {
+            if ends {
+                ending.insert(group.clone());
+            } else {
+                ending.remove(group);
+            }
+        });
+    }
+
+    /// Whether a call that failed in this way is sent again after a moment, because its provider's group is on its way back.
+    /// Waits for that moment.
+    async fn awaits(&self, provider: &Provider, fault: &Fault, deadline: Option<Instant>) -> bool {
+        let now = Instant::now();
+        let group = provider.agent.group_id();
+        let mut ending = self.shared.ending.subscribe();
+        let own = self.me.group_id();
+        if ending.borrow_and_update().contains(&own)
+            || deadline.is_some_and(|deadline| now + LOOK >= deadline)
+            || !lock(&self.shared.returning).is_awaited(&group, fault, now)
+        {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => true,
+            _ = ending.wait_for(|ending| ending.contains(&own)) => false,
+        }
+    }
+
+    /// A call to this provider went well, so its group is there.
+    fn is_back(&self, provider: &Provider) {
+        lock(&self.shared.returning).is_back(&provider.agent.group_id());
     }
 
     /// Changes each time something is heard.
@@ -254,11 +288,18 @@ impl Peers {
             let leave = self.pass_breaker(&provider, path)?;
             let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
             let answer = client.unary(rpc, request.clone(), &self.outgoing(&provider, &call)).await;
-            leave.tell(answer.as_ref().map(drop));
             let fault = match answer {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.is_back(&provider);
+                    leave.tell(Ok(()));
+                    return Ok(response);
+                }
                 Err(fault) => fault,
             };
+            if self.awaits(&provider, &fault, Some(deadline)).await {
+                continue;
+            }
+            leave.tell(Err(&fault));
             attempt += 1;
             let wait = backoff(attempt, rand::random());
             let fits = Instant::now() + wait < deadline;
@@ -269,21 +310,62 @@ impl Peers {
         }
     }
 
-    /// One request, a stream of responses. Not repeated: the caller knows what has been used already.
+    /// One request, a stream of responses. Not repeated: the caller knows what has been used already. Only what a group
+    /// refused because it is about to start anew is sent again, before anything of its answer came.
     pub async fn server_stream<Req: Wire, Res: Wire>(
         &self,
         rpc: ServerStream<Req, Res>,
         request: Req,
         call: &Call,
     ) -> Result<FaultStream<Res>, Fault> {
-        let provider = self.choose(rpc.path(), call)?;
-        let leave = self.pass_breaker(&provider, rpc.path())?;
-        let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
-        match client.server_stream(rpc, request, &self.outgoing(&provider, call)).await {
-            Ok(stream) => Ok(leave.tell_by_first(stream)),
-            Err(fault) => {
-                leave.tell(Err(&fault));
-                Err(fault)
+        let (provider, leave, stream) = self.begin_stream(rpc, &request, call).await?;
+        let (peers, call) = (self.clone(), call.clone());
+        // A refusal travels as the first item of the stream.
+        let again = futures::stream::unfold(Some((provider, Some(leave), stream)), move |state| {
+            let (peers, call, request) = (peers.clone(), call.clone(), request.clone());
+            async move {
+                let (mut provider, mut leave, mut stream) = state?;
+                loop {
+                    let item = stream.next().await?;
+                    if let (Err(fault), Some(_)) = (&item, &leave)
+                        && peers.awaits(&provider, fault, call.deadline).await
+                    {
+                        match peers.begin_stream(rpc, &request, &call).await {
+                            Ok((next, its, begun)) => (provider, leave, stream) = (next, Some(its), begun),
+                            Err(fault) => return Some((Err(fault), None)),
+                        }
+                        continue;
+                    }
+                    if let Some(leave) = leave.take() {
+                        if item.is_ok() {
+                            peers.is_back(&provider);
+                        }
+                        leave.tell(item.as_ref().map(drop));
+                    }
+                    return Some((item, Some((provider, leave, stream))));
+                }
+            }
+        });
+        Ok(Box::pin(again))
+    }
+
+    async fn begin_stream<Req: Wire, Res: Wire>(
+        &self,
+        rpc: ServerStream<Req, Res>,
+        request: &Req,
+        call: &Call,
+    ) -> Result<(Provider, Leave, FaultStream<Res>), Fault> {
+        loop {
+            let provider = self.choose(rpc.path(), call)?;
+            let leave = self.pass_breaker(&provider, rpc.path())?;
+            let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
+            match client.server_stream(rpc, request.clone(), &self.outgoing(&provider, call)).await {
+                Ok(stream) => return Ok((provider, leave, stream)),
+                Err(fault) if self.awaits(&provider, &fault, call.deadline).await => {}
+                Err(fault) => {
+                    leave.tell(Err(&fault));
+                    return Err(fault);
+                }
             }
         }
     }
@@ -303,23 +385,40 @@ impl Peers {
     }
 
     /// Passes a request in the contract's HTTP form to whoever serves `path`, and hands the answer back unread, as it
-    /// arrives. For doors of people: we are named as caller, whatever the request says. Not repeated.
+    /// arrives. For doors of people: we are named as caller, whatever the request says. Only what a group refused because
+    /// it is about to start anew is sent again.
     pub async fn forward(
         &self,
         path: &'static str,
         mut request: http::Request<Bytes>,
     ) -> Result<http::Response<Body>, Fault> {
         let call = Call::default();
-        let provider = self.choose(path, &call)?;
-        let leave = self.pass_breaker(&provider, path)?;
-        let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
         for name in [CALLER_HEADER, AGENT_HEADER] {
             request.headers_mut().remove(name);
         }
-        request.headers_mut().extend(self.outgoing(&provider, &call).headers());
-        let answer = client.forward(request).await;
-        leave.tell(answer.as_ref().map(drop));
-        answer
+        loop {
+            let provider = self.choose(path, &call)?;
+            let leave = self.pass_breaker(&provider, path)?;
+            let client = self.client_of(&provider.agent.group_id(), &provider.endpoint)?;
+            let mut request = request.clone();
+            request.headers_mut().extend(self.outgoing(&provider, &call).headers());
+            let answer = client.forward(request).await;
+            let fault = match &answer {
+                Ok(answer) if answer.headers().contains_key(DRAINING_HEADER) => {
+                    Fault::unavailable(reason::DRAINING, "its group is ending")
+                }
+                Ok(_) => {
+                    self.is_back(&provider);
+                    leave.tell(Ok(()));
+                    return answer;
+                }
+                Err(fault) => fault.clone(),
+            };
+            if !self.awaits(&provider, &fault, None).await {
+                leave.tell(answer.as_ref().map(drop));
+                return answer;
+            }
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use tandem_types::{AgentId, AgentName, TurnId};
 
 /// Names the provider when several agents of a group serve the same RPC.
 pub const AGENT_HEADER: HeaderName = HeaderName::from_static("tandem-agent");
+/// Header of an answer that refuses a call because the group is ending: nothing of it was begun.
+pub const DRAINING_HEADER: HeaderName = HeaderName::from_static("tandem-draining");
 /// Who calls: node/group/agent, or a door such as `cli`.
 pub const CALLER_HEADER: HeaderName = HeaderName::from_static("tandem-caller");
 /// W3C Trace Context, <https://www.w3.org/TR/trace-context/>, section 3.2.

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
-use tandem_agent::Ctx;
+use tandem_agent::{Ctx, Served};
 use tandem_contract::MAX_REQUEST_BYTES;
 use tandem_types::{Code, Fault, reason};
 use tokio_util::sync::CancellationToken;
@@ -43,8 +43,10 @@ pub(crate) struct Door {
     pub(crate) ctx: Ctx,
     pub(crate) settings: Settings,
     pub(crate) models: Directory,
-    /// Cancelled when the door closes.
-    pub(crate) drain: CancellationToken,
+    /// Cancelled when the door begins to close: it takes nothing new.
+    pub(crate) closing: CancellationToken,
+    /// Cancelled when what still goes on has had its time.
+    pub(crate) cut: CancellationToken,
     access: Access,
     page: Page,
 }
@@ -54,6 +56,8 @@ struct Timing {
     route: &'static str,
     began: Instant,
     span: Option<Span>,
+    /// None for what ends only when the door does.
+    _served: Option<Served>,
 }
 
 impl Drop for Timing {
@@ -70,7 +74,12 @@ struct SignIn {
 
 impl Door {
     /// A door that is not open yet.
-    pub(crate) fn new(ctx: &Ctx, settings: Settings, drain: CancellationToken) -> Result<Arc<Self>, Fault> {
+    pub(crate) fn new(
+        ctx: &Ctx,
+        settings: Settings,
+        closing: CancellationToken,
+        cut: CancellationToken,
+    ) -> Result<Arc<Self>, Fault> {
         let token = settings.token_file.as_deref().map(Token::read).transpose()?;
         let hosts = Hosts::new(settings.listen.ip(), settings.names.clone());
         Ok(Arc::new(Self {
@@ -79,7 +88,8 @@ impl Door {
             page: Page::open(),
             ctx: ctx.clone(),
             settings,
-            drain,
+            closing,
+            cut,
         }))
     }
 
@@ -93,7 +103,12 @@ impl Door {
     pub(crate) async fn answer(self: &Arc<Self>, mut request: Request<Incoming>, from: IpAddr) -> Response {
         let place = Place::at(request.uri().path());
         let span = Span::begin(&self.ctx, &place, request.headers_mut());
-        let mut timing = Timing { route: place.route(), began: Instant::now(), span };
+        let mut timing = Timing {
+            route: place.route(),
+            began: Instant::now(),
+            span,
+            _served: place.ends_by_itself().then(|| self.ctx.in_flight().begin()),
+        };
         let mut response = self.enter(&place, request, from).await;
         let code = response.status().as_u16().to_string();
         if let Some(span) = &mut timing.span {

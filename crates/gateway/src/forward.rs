@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use tandem_contract::rpc::{Flow, RpcFacts, coordinator, models, sessions, system, telemetry};
 use tandem_contract::{refuse, rpc};
 use tandem_types::{Code, Fault, reason};
+use tokio_util::sync::CancellationToken;
 
 use crate::Door;
 
@@ -132,7 +133,10 @@ pub(crate) async fn pass(door: &Door, facts: RpcFacts, headers: &HeaderMap, body
     });
     match sent {
         Ok(answer) if facts.flow == Flow::Unary => plain(answer),
-        Ok(answer) => streamed(door, answer, headers.clone()),
+        Ok(answer) => {
+            let until = if ends_by_itself(&facts) { &door.cut } else { &door.closing };
+            streamed(until.clone(), door.draining(), answer, headers.clone())
+        }
         Err(fault) => plain(refuse(&fault.at(door.ctx.id()), headers)),
     }
 }
@@ -192,16 +196,26 @@ impl Gaps {
     }
 }
 
-/// A stream as it comes; when this door ends, the stream ends with an error in its own protocol.
-fn streamed(door: &Door, answer: http::Response<tandem_contract::Body>, request_headers: HeaderMap) -> Response {
-    let (drain, fault) = (door.drain.clone(), door.draining());
+/// Whether a call comes to its end although nobody ends it: turns do, and what is no stream. Streams that follow what
+/// happens do not.
+pub(crate) fn ends_by_itself(facts: &RpcFacts) -> bool {
+    facts.flow == Flow::Unary || [coordinator::SUBMIT.path(), coordinator::RESUME.path()].contains(&facts.path)
+}
+
+/// A stream as it comes; at `until` it ends with a fault in its own protocol.
+fn streamed(
+    until: CancellationToken,
+    fault: Fault,
+    answer: http::Response<tandem_contract::Body>,
+    request_headers: HeaderMap,
+) -> Response {
     let mut response = brought(answer, |body| {
-        let state = (body.into_data_stream(), Gaps::default(), drain, fault, request_headers);
+        let state = (body.into_data_stream(), Gaps::default(), until, fault, request_headers);
         Body::from_stream(futures::stream::unfold(Some(state), |state| async move {
-            let (mut pieces, mut gaps, drain, fault, headers) = state?;
+            let (mut pieces, mut gaps, until, fault, headers) = state?;
             tokio::select! {
                 biased;
-                () = drain.cancelled() => {
+                () = until.cancelled() => {
                     // In the middle of a message nothing can be said but that the line broke.
                     let last = if gaps.is_between() { goodbye(&fault, &headers).await } else { Err(fault.message) };
                     Some((last, None))
@@ -209,7 +223,7 @@ fn streamed(door: &Door, answer: http::Response<tandem_contract::Body>, request_
                 piece = pieces.next() => match piece? {
                     Ok(bytes) => {
                         gaps.pass(&bytes);
-                        Some((Ok(bytes), Some((pieces, gaps, drain, fault, headers))))
+                        Some((Ok(bytes), Some((pieces, gaps, until, fault, headers))))
                     }
                     Err(error) => Some((Err(error.to_string()), None)),
                 },

@@ -53,7 +53,8 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct Gateway {
     address: SocketAddr,
-    drain: CancellationToken,
+    closing: CancellationToken,
+    cut: CancellationToken,
     closed: CancellationToken,
 }
 
@@ -64,16 +65,16 @@ impl Gateway {
     /// A port that is taken, an address that is not ours, an address beyond loopback without a token, a token file that
     /// cannot be read or holds no good token.
     pub async fn open(ctx: &Ctx, settings: Settings) -> Result<Self, Fault> {
-        let listener = listen::bind(&settings).await?;
+        let listener = listen::bind(ctx, &settings).await?;
         let address = listener.local_addr().map_err(|e| Fault::internal(format!("asking for the own address: {e}")))?;
-        let (drain, closed) = (CancellationToken::new(), CancellationToken::new());
-        let door = Door::new(ctx, settings, drain.clone())?;
+        let [closing, cut, closed] = [(); 3].map(|()| CancellationToken::new());
+        let door = Door::new(ctx, settings, closing.clone(), cut.clone())?;
         let served = closed.clone().drop_guard();
         ctx.spawn(async move {
             let _served = served;
             listen::serve(door, listener).await;
         });
-        Ok(Self { address, drain, closed })
+        Ok(Self { address, closing, cut, closed })
     }
 
     /// Where it listens.
@@ -81,9 +82,16 @@ impl Gateway {
         self.address
     }
 
-    /// Takes no new connections, ends streams with an error event, lets other requests finish for a few seconds.
+    /// Takes no new connections and ends streams that would never end by themselves; turns and other requests go on. They
+    /// count as being served by the agent, so that its host waits for them.
+    pub fn begin_close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Ends what still goes on, with an error event where it is a stream, and waits until all is sent.
     pub async fn close(&self) {
-        self.drain.cancel();
+        self.closing.cancel();
+        self.cut.cancel();
         self.closed.cancelled().await;
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tandem_agent::Ctx;
 use tandem_types::{Code, Fault, reason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,13 +19,15 @@ use crate::{Door, Settings};
 
 /// A request's head must be there this long after its connection or the end of the one before.
 const HEAD_LIMIT: Duration = Duration::from_secs(75);
-/// Requests that do not end at once get this long when the door closes.
+/// The name of the door's socket, for whoever keeps it while the door is opened anew.
+const NAME: &str = "web";
+/// What is cut off gets this long to say so to its caller.
 const GRACE: Duration = Duration::from_secs(4);
 /// Pause after a connection could not be taken, for want of file handles as a rule.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes the port, or says why it may or can not.
-pub(crate) async fn bind(settings: &Settings) -> Result<TcpListener, Fault> {
+pub(crate) async fn bind(ctx: &Ctx, settings: &Settings) -> Result<TcpListener, Fault> {
     let listen = settings.listen;
     if !listen.ip().to_canonical().is_loopback() && settings.token_file.is_none() {
         let message = format!(
@@ -33,7 +36,7 @@ pub(crate) async fn bind(settings: &Settings) -> Result<TcpListener, Fault> {
         );
         return Err(Fault::new(Code::FailedPrecondition, reason::SETTING_MISSING, message));
     }
-    TcpListener::bind(listen).await.map_err(|e| {
+    ctx.sockets().listen(NAME, listen).await.map_err(|e| {
         let (why, remedy) = match e.kind() {
             ErrorKind::AddrInUse => {
                 let remedy = format!("another program has it; `ss -ltnp sport = :{}` shows which", listen.port());
@@ -48,7 +51,7 @@ pub(crate) async fn bind(settings: &Settings) -> Result<TcpListener, Fault> {
     })
 }
 
-/// Serves until the door closes and every connection has ended.
+/// Serves until the door closes and every connection has ended, or was cut off.
 pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener) {
     tracing::info!(address = ?listener.local_addr(), token = door.settings.token_file.is_some(), "the web door is open");
     let places = Arc::new(Semaphore::new(door.settings.most_connections));
@@ -58,8 +61,15 @@ pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener) {
         connections.spawn(connection(door.clone(), stream, from, place));
     }
     drop(listener);
-    let ended = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
+    let cut_off = async {
+        door.cut.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let ended = tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => true,
+        () = cut_off => false,
+    };
+    if !ended {
         tracing::warn!(connections = connections.len(), "connections were cut off when the web door closed");
     }
 }
@@ -85,7 +95,7 @@ async fn next(
     };
     tokio::select! {
         biased;
-        () = door.drain.cancelled() => None,
+        () = door.closing.cancelled() => None,
         taken = taken => taken,
     }
 }
@@ -95,7 +105,7 @@ async fn connection(door: Arc<Door>, stream: TcpStream, from: IpAddr, place: Own
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection sends its pieces late");
     }
-    let drain = door.drain.clone();
+    let closing = door.closing.clone();
     let service = service_fn(move |request| {
         let door = door.clone();
         async move { Ok::<_, Infallible>(door.answer(request, from).await) }
@@ -107,7 +117,7 @@ async fn connection(door: Arc<Door>, stream: TcpStream, from: IpAddr, place: Own
     tokio::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = drain.cancelled() => {
+        () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

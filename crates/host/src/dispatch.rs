@@ -1,13 +1,13 @@
 //! Sends each request to the agent that serves it; refuses what cannot be served, in the caller's own protocol.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
+use tandem_agent::Served;
 use tandem_contract::rpc::{Flow, RpcFacts};
-use tandem_contract::{AGENT_HEADER, Body, CALLER_HEADER, Call, LocalService, refuse, rpc};
+use tandem_contract::{AGENT_HEADER, Body, CALLER_HEADER, Call, DRAINING_HEADER, LocalService, refuse, rpc};
 use tandem_types::{Code, Fault, reason};
 use tower::ServiceExt as _;
 
@@ -15,28 +15,11 @@ use crate::Shared;
 use crate::roster::{MOST_CALLS, Slot};
 
 /// Counts a call from its begin until its answer has been sent or dropped.
-struct Busy(Arc<Slot>);
-
-impl Busy {
-    fn begin(slot: &Arc<Slot>) -> Result<Self, Fault> {
-        let counter: &AtomicUsize = &slot.calls;
-        if counter.fetch_add(1, Ordering::AcqRel) >= MOST_CALLS {
-            counter.fetch_sub(1, Ordering::AcqRel);
-            return Err(Fault::new(
-                Code::ResourceExhausted,
-                reason::QUEUE_FULL,
-                format!("{} serves {MOST_CALLS} calls and takes no more", slot.id),
-            )
-            .retry_after(Duration::from_millis(200)));
-        }
-        Ok(Self(slot.clone()))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::AcqRel);
-    }
+fn begin(slot: &Slot) -> Result<Served, Fault> {
+    slot.calls.begin_within(MOST_CALLS).ok_or_else(|| {
+        let message = format!("{} serves {MOST_CALLS} calls and takes no more", slot.id);
+        Fault::new(Code::ResourceExhausted, reason::QUEUE_FULL, message).retry_after(Duration::from_millis(200))
+    })
 }
 
 /// Time of a unary call that states none goes into the protocol's own header, so that it also travels on.
@@ -78,7 +61,7 @@ fn choose(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<Arc<Slot>,
     }
 }
 
-fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalService, Busy), Fault> {
+fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalService, Served), Fault> {
     if shared.roster.is_draining() {
         let fault = Fault::unavailable(reason::DRAINING, format!("group {} is ending", shared.roster.group));
         return Err(fault.retry_after(Duration::from_secs(1)));
@@ -96,7 +79,7 @@ fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalServi
         }
     }
     let slot = choose(shared, path, headers)?;
-    let busy = Busy::begin(&slot)?;
+    let busy = begin(&slot)?;
     match slot.live() {
         Some(live) => Ok((live.service, busy)),
         None => {
@@ -118,7 +101,11 @@ async fn dispatch(shared: Arc<Shared>, mut request: Request<Body>) -> Response<B
             let mut fault = fault.at(&shared.host_id);
             fault.trace_id =
                 Call::from_headers(request.headers(), None).trace.map(|t| t.trace.to_string()).unwrap_or_default();
-            return refuse(&fault, request.headers());
+            let mut refused = refuse(&fault, request.headers());
+            if fault.reason == reason::DRAINING {
+                refused.headers_mut().insert(DRAINING_HEADER, HeaderValue::from_static("1"));
+            }
+            return refused;
         }
     };
     if let Some(facts) = rpc::find(&path) {

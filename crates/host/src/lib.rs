@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tandem_agent::{AgentDef, Clock, FleetView, Peers, PersonalData};
+use tandem_agent::{AgentDef, Clock, FleetView, Peers, PersonalData, Sockets};
 use tandem_contract::{Ended, Observer, Trust};
 use tandem_types::{AgentId, Code, Fault, GroupId, Health, reason};
 use tokio::task::JoinSet;
@@ -65,6 +65,8 @@ pub struct HostConfig {
     pub log_events: LogEvents,
     /// Hears of every call besides the metrics, for example to export spans.
     pub spans: Option<Arc<dyn Observer>>,
+    /// Listening sockets of this process.
+    pub sockets: Sockets,
 }
 
 /// What the parts of a group share.
@@ -78,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) own: own::Own,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) spans: Option<Arc<dyn Observer>>,
+    pub(crate) sockets: Sockets,
     pub(crate) reports: Arc<reports::Reports>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) set_log_filter: SetLogFilter,
@@ -181,6 +184,7 @@ impl GroupHost {
             own: own::Own::new(),
             observer: Arc::new(observer),
             spans: config.spans,
+            sockets: config.sockets,
             reports,
             metrics: config.metrics,
             set_log_filter: config.set_log_filter,
@@ -198,6 +202,7 @@ impl GroupHost {
         shared.own.open(&shared);
         let rpcs = dispatch::service(shared.clone());
         config.peers.add_local(config.group.clone(), rpcs.clone());
+        config.peers.set_ending(&config.group, false);
 
         let (mut tasks, servers) = (JoinSet::new(), CancellationToken::new());
         let routes = server::contract_routes(&shared, rpcs);
@@ -258,6 +263,7 @@ impl GroupHost {
 
 /// Stops admitting and waits for running calls; how many were still running at the end of the time.
 pub(crate) async fn drain(shared: &Shared, within: Duration) -> u32 {
+    shared.peers.set_ending(&shared.roster.group, true);
     shared.roster.begin_drain();
     let end = Instant::now() + within;
     while shared.roster.calls() > 0 && Instant::now() < end {

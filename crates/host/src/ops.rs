@@ -139,7 +139,7 @@ async fn metrics(Shares(shared): Shares<Arc<Shared>>, RawQuery(query): RawQuery)
             metrics::gauge!("tandem_agent_state", "agent" => slot.id.to_string(), "state" => state.as_str()).set(value);
         }
         #[allow(clippy::cast_precision_loss, reason = "at most a few hundred calls")]
-        let calls = slot.calls.load(std::sync::atomic::Ordering::Relaxed) as f64;
+        let calls = slot.calls.count() as f64;
         metrics::gauge!("tandem_queue_depth", "agent" => slot.id.to_string()).set(calls);
     }
     if let Some(usage) = tandem_process::usage(std::process::id()) {

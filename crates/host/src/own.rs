@@ -320,7 +320,7 @@ fn host(shared: &Arc<Shared>) -> Service {
 async fn finish(slot: &Slot, drain_ms: u32) {
     let end = tokio::time::Instant::now() + Duration::from_millis(drain_ms.into());
     slot.health.set(State::Draining, "about to be stopped");
-    while slot.calls.load(std::sync::atomic::Ordering::Acquire) > 0 && tokio::time::Instant::now() < end {
+    while slot.calls.count() > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -1,9 +1,9 @@
 //! Who is in the group and how each is doing: the one source of truth for routing, health and registration.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, HealthHandle, PersonalData, Shows};
+use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, HealthHandle, InFlight, PersonalData, Shows};
 use tandem_contract::LocalService;
 use tandem_types::{AgentId, AgentName, GroupId, Health, State, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +37,7 @@ pub(crate) struct Slot {
     pub(crate) def: Option<&'static AgentDef>,
     pub(crate) health: HealthHandle,
     pub(crate) restarts: AtomicU32,
-    pub(crate) calls: AtomicUsize,
+    pub(crate) calls: InFlight,
     pub(crate) orders: mpsc::Sender<Order>,
     live: RwLock<Option<Live>>,
     /// What it needs and has lost, in words, and since when.
@@ -76,7 +76,7 @@ impl Slot {
 
     pub(crate) fn load(&self) -> f32 {
         #[allow(clippy::cast_precision_loss, reason = "at most a few hundred calls")]
-        let share = self.calls.load(Ordering::Relaxed) as f32 / MOST_CALLS as f32;
+        let share = self.calls.count() as f32 / MOST_CALLS as f32;
         share.min(1.0)
     }
 }
@@ -111,7 +111,7 @@ impl Roster {
                     facts: facts.clone(),
                     health: HealthHandle::new(clock.clone()).0,
                     restarts: AtomicU32::new(0),
-                    calls: AtomicUsize::new(0),
+                    calls: InFlight::default(),
                     orders,
                     live: RwLock::new(None),
                     lost: RwLock::default(),
@@ -157,7 +157,7 @@ impl Roster {
 
     /// Calls that are being served.
     pub(crate) fn calls(&self) -> usize {
-        self.slots.iter().map(|slot| slot.calls.load(Ordering::Relaxed)).sum()
+        self.slots.iter().map(|slot| slot.calls.count()).sum()
     }
 
     /// How the group is doing.

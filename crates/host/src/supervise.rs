@@ -181,6 +181,8 @@ async fn life(
         instance: shared.instance.clone(),
         heartbeat: heartbeat.clone(),
         spans: shared.spans.clone(),
+        sockets: shared.sockets.clone(),
+        in_flight: slot.calls.clone(),
     });
     let starting = AssertUnwindSafe(async move { start(ctx).await }).catch_unwind();
     let mut started = tokio::select! {

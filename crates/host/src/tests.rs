@@ -142,6 +142,7 @@ fn config(fleet: &Arc<FleetView>, peers: &Peers, data: &TempDir) -> HostConfig {
         set_log_filter: Arc::new(|filter| Err(format!("`{filter}` is refused here"))),
         spans: None,
         log_events: Default::default(),
+        sockets: Default::default(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Runs one group from its start to its end, as a process or in whatever other way the caller brings.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use tandem_process::{Adopt, Child, ControlGroup, ControlGroups, Enforcement, LogFile, Spawn, Stat, threads};
-use tandem_types::{Fault, State, Timestamp};
+use tandem_process::{Adopt, Child, ControlGroup, ControlGroups, Enforcement, Handle, LogFile, Spawn, Stat, threads};
+use tandem_types::{Fault, GroupId, State, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
@@ -115,7 +117,11 @@ pub struct Processes {
     margin: Duration,
     launch: Box<dyn Fn(&GroupSpec) -> Launch + Send + Sync>,
     caps: Result<ControlGroups, String>,
+    handles: Handles,
 }
+
+/// Sockets of groups that were told to end, for those that are started anew.
+type Handles = Arc<Mutex<BTreeMap<GroupId, Vec<Handle>>>>;
 
 impl Processes {
     /// `launch` says how a group's process is started. A process that has not ended `margin` after its drain is ended by
@@ -125,7 +131,13 @@ impl Processes {
         margin: Duration,
         launch: impl Fn(&GroupSpec) -> Launch + Send + Sync + 'static,
     ) -> Self {
-        Self { layout, margin, launch: Box::new(launch), caps: Err("nobody asked for it".to_owned()) }
+        Self {
+            layout,
+            margin,
+            launch: Box::new(launch),
+            caps: Err("nobody asked for it".to_owned()),
+            handles: Handles::default(),
+        }
     }
 
     /// Holds the processes to their limits, or says why nothing does.
@@ -148,8 +160,14 @@ impl Runner for Processes {
             Some(orphan) => ControlGroup::of(orphan.pid, name, &wanted),
             None => self.caps.clone().and_then(|groups| groups.make(name, &wanted)),
         };
-        let process =
-            Process { launch: (self.launch)(&run.spec), layout: self.layout.clone(), margin: self.margin, run, caps };
+        let process = Process {
+            launch: (self.launch)(&run.spec),
+            layout: self.layout.clone(),
+            margin: self.margin,
+            run,
+            caps,
+            handles: self.handles.clone(),
+        };
         Box::pin(process.attend())
     }
 }
@@ -160,6 +178,7 @@ struct Process {
     margin: Duration,
     launch: Launch,
     caps: Result<ControlGroup, String>,
+    handles: Handles,
 }
 
 impl Process {
@@ -188,7 +207,8 @@ impl Process {
 
     fn spawn(&self) -> Result<(Child, Option<Orphan>), Fault> {
         let id = &self.run.spec.id;
-        let child = Child::spawn(&Spawn {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner).remove(id).unwrap_or_default();
+        let spec = Spawn {
             name: id.to_string(),
             program: self.launch.program.clone(),
             args: self.launch.args.clone(),
@@ -196,7 +216,8 @@ impl Process {
             log: LogFile::new(self.layout.log(id)),
             notify: self.layout.notify(self.run.place),
             caps: self.caps.as_ref().ok().cloned(),
-        })?;
+        };
+        let child = Child::spawn_with(&spec, handles)?;
         // Of one that has ended already there is nothing to write down.
         let record = Stat::of(child.pid()).filter(|stat| !stat.has_ended()).map(|stat| Orphan {
             group: id.clone(),
@@ -286,7 +307,15 @@ impl Process {
 
     async fn stop(&self, mut child: Child, mut record: Option<Orphan>) -> End {
         self.note(&mut record, |record| record.ending = true);
-        self.end(child.stop(self.run.drain + self.margin).await, "")
+        let (messages, exit) = (child.messages(), child.stop(self.run.drain + self.margin).await);
+        // It was told to end. Who connects meanwhile waits for the next one; of one that ended by itself nobody knows when
+        // there is a next.
+        let kept = messages.take_handles();
+        if !kept.is_empty() {
+            let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+            handles.insert(self.run.spec.id.clone(), kept);
+        }
+        self.end(exit, "")
     }
 
     fn end(&self, exit: tandem_process::Exit, circumstances: &str) -> End {

@@ -15,6 +15,7 @@ use tandem_types::{Fault, reason};
 
 use crate::caps::ControlGroup;
 use crate::foreign::Foreign;
+use crate::handles::{Handle, pass_on};
 use crate::log::LogFile;
 use crate::notify::{Message, NotifySocket};
 use crate::usage::{Usage, usage};
@@ -161,6 +162,11 @@ pub struct Child {
 impl Child {
     /// Starts it. Output goes to the log from the first byte.
     pub fn spawn(spec: &Spawn) -> Result<Self, Fault> {
+        Self::spawn_with(spec, vec![])
+    }
+
+    /// Starts it with sockets that were kept for it.
+    pub fn spawn_with(spec: &Spawn, handles: Vec<Handle>) -> Result<Self, Fault> {
         let log = spec.log.open()?;
         let failed = |e: std::io::Error| {
             Fault::unavailable(reason::DISK, format!("cannot start {} ({}): {e}", spec.name, spec.program.display()))
@@ -170,10 +176,14 @@ impl Child {
         if let Some(group) = &spec.caps {
             enter(command.as_std_mut(), group);
         }
+        pass_on(command.as_std_mut(), handles).map_err(failed)?;
         let child = command
             .args(&spec.args)
             .envs(spec.env.iter().map(|(name, value)| (name, value)))
             .env("NOTIFY_SOCKET", notify.path())
+            // What systemd asks of this process it does not ask of its children.
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)

@@ -7,6 +7,7 @@
 mod caps;
 mod child;
 mod foreign;
+mod handles;
 mod log;
 mod notify;
 mod stat;
@@ -14,7 +15,8 @@ mod usage;
 
 pub use caps::{Caps, ControlGroup, ControlGroups, Enforcement};
 pub use child::{Adopt, Child, Exit, Spawn};
+pub use handles::{Handle, inherit, inherited};
 pub use log::{LogFile, LogReader, tail};
-pub use notify::{Heart, Message, NotifySocket, notify};
+pub use notify::{Heart, Message, NotifySocket, hand_over, notify};
 pub use stat::{Stat, threads};
 pub use usage::{Usage, usage};

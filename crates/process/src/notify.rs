@@ -1,12 +1,18 @@
 //! The readiness protocol of `sd_notify(3)`: datagrams of `NAME=value` lines to the socket in `$NOTIFY_SOCKET`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tandem_types::{Fault, reason};
+use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+
+use crate::handles::{self, Handle};
 
 /// One datagram.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +57,8 @@ impl Message {
 pub struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
+    /// Sockets that its child handed over.
+    kept: Mutex<Vec<Handle>>,
 }
 
 impl NotifySocket {
@@ -65,7 +73,7 @@ impl NotifySocket {
             Err(e) => return Err(failed(e)),
         }
         let socket = UnixDatagram::bind(path).map_err(failed)?;
-        Ok(Self { socket, path: path.to_owned() })
+        Ok(Self { socket, path: path.to_owned(), kept: Mutex::default() })
     }
 
     /// Where it listens, for the child's `$NOTIFY_SOCKET`.
@@ -73,14 +81,26 @@ impl NotifySocket {
         &self.path
     }
 
-    /// The next datagram. Datagrams that cannot be read are skipped.
+    /// The next datagram. Datagrams that cannot be read are skipped; a socket that comes with one that says so is kept.
     pub async fn receive(&self) -> Message {
         let mut buffer = vec![0; 4096];
         loop {
-            if let Ok(length) = self.socket.recv(&mut buffer).await {
-                return Message::parse(&String::from_utf8_lossy(&buffer[..length]));
+            let received =
+                self.socket.async_io(Interest::READABLE, || handles::receive_with(&self.socket, &mut buffer)).await;
+            let Ok((length, handles)) = received else { continue };
+            let message = Message::parse(&String::from_utf8_lossy(&buffer[..length]));
+            if message.get("FDSTORE") == Some("1")
+                && let (Some(name), Some(handle)) = (message.get("FDNAME"), handles.into_iter().next())
+            {
+                handles::keep(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner), name, handle);
             }
+            return message;
         }
+    }
+
+    /// Takes what was kept.
+    pub fn take_handles(&self) -> Vec<Handle> {
+        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -99,6 +119,28 @@ pub fn notify(lines: &[(&str, &str)]) -> std::io::Result<()> {
     let Some(path) = std::env::var_os(SOCKET) else { return Ok(()) };
     let text: String = lines.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     send(&StdDatagram::unbound()?, &path, text.as_bytes())
+}
+
+/// Hands a copy of a socket to whoever started this process, to be had back by [`inherited`](crate::inherited) when it is
+/// started again; does nothing when nobody listens.
+///
+/// # Errors
+/// When `$NOTIFY_SOCKET` is set and cannot be written to.
+pub fn hand_over(name: &str, handle: BorrowedFd<'_>) -> std::io::Result<()> {
+    let Some(path) = std::env::var_os(SOCKET) else { return Ok(()) };
+    let socket = StdDatagram::unbound()?;
+    connect(&socket, &path)?;
+    handles::send_with(&socket, format!("FDSTORE=1\nFDNAME={name}\n").as_bytes(), handle)
+}
+
+fn connect(socket: &StdDatagram, path: &OsStr) -> std::io::Result<()> {
+    match path.to_str().and_then(|p| p.strip_prefix('@')) {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            socket.connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+        }
+        None => socket.connect(path),
+    }
 }
 
 /// Where whoever started this process listens.
@@ -176,6 +218,31 @@ mod tests {
             let message = socket.receive().await;
             assert!(message.is_heartbeat() && !message.is_ready());
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_handed_over_goes_on_listening() {
+        use std::os::fd::AsFd as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n");
+        let socket = NotifySocket::bind(&path).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sender = StdDatagram::unbound().unwrap();
+        connect(&sender, path.as_os_str()).unwrap();
+        for name in ["door", "door"] {
+            handles::send_with(&sender, format!("FDSTORE=1\nFDNAME={name}").as_bytes(), listener.as_fd()).unwrap();
+            assert_eq!(socket.receive().await.get("FDNAME"), Some("door"));
+        }
+        drop(listener);
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let mut kept = socket.take_handles();
+        assert_eq!(kept.len(), 1, "one under each name");
+        let (name, handle) = kept.remove(0);
+        assert_eq!(name, "door");
+        let (_, from) = std::net::TcpListener::from(handle).accept().unwrap();
+        assert_eq!(from, client.local_addr().unwrap());
+        assert!(std::net::TcpStream::connect(address).is_err(), "nobody has it any more");
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Check health the way a container's health check does: exit code 0 is healthy, 1 is not
     Probe(ProbeArgs),
-    /// End a group and start it again, also after it was given up
+    /// End a group and start it again, also after it was given up; or all, one after the other, while the fleet goes on
     Restart(RestartArgs),
     /// Fetch, list, check and delete models
     #[command(subcommand)]
@@ -98,7 +98,11 @@ pub(crate) struct DownArgs {}
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
     /// The group, such as `coordination`
-    pub(crate) group: String,
+    #[arg(required_unless_present = "all")]
+    pub(crate) group: Option<String>,
+    /// Every group in the order of a start, each when the one before is ready again; ends at one that does not come back
+    #[arg(long, conflicts_with = "group")]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

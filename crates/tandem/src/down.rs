@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use tandem_node::{DataLock, GroupState, Happening, end_orphans, orphans};
+use tandem_node::{Control, DataLock, GroupState, GroupStatus, Happening, end_orphans, orphans};
 use tandem_types::{Code, Fault, GroupName, reason};
 
 use crate::cli::{DownArgs, RestartArgs};
@@ -60,27 +60,49 @@ async fn nobody(place: &Place) -> Outcome {
 }
 
 pub(crate) async fn restart(args: RestartArgs, place: Place) -> Outcome {
-    let name = args.group.rsplit('/').next().unwrap_or(&args.group);
-    let name: GroupName = name.parse().map_err(|e| Fault::invalid_field("GROUP", format!("{e}")))?;
     let control = place.control();
+    let Some(name) = args.group else { return restart_all(&control).await };
+    let name = name.rsplit('/').next().unwrap_or(&name);
+    let name: GroupName = name.parse().map_err(|e| Fault::invalid_field("GROUP", format!("{e}")))?;
+    Ok(ExitCode::from(if restart_one(&control, &name).await? { 0 } else { FAILED }))
+}
+
+async fn restart_all(control: &Control) -> Outcome {
+    let built = |group: &&GroupStatus| group.state != GroupState::NotBuilt;
+    let groups: Vec<GroupName> =
+        control.status().await?.groups.iter().filter(built).map(|group| group.group.group.clone()).collect();
+    for (done, name) in groups.iter().enumerate() {
+        if !restart_one(control, name).await? {
+            let left = groups.len() - done - 1;
+            anstream::eprintln!(
+                "{left} more were left as they are: `tandem logs {name}` may say why it does not come back"
+            );
+            return Ok(ExitCode::from(FAILED));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a group anew and says how it is; whether it is back.
+async fn restart_one(control: &Control, name: &GroupName) -> Result<bool, Fault> {
     let (status, events) = control.events().await?;
-    let before = status.groups.iter().find(|g| g.group.group == name).and_then(|g| g.pid);
-    control.restart(&name).await?;
+    let before = status.groups.iter().find(|g| g.group.group == *name).and_then(|g| g.pid);
+    control.restart(name).await?;
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         let Happening::Group(group) = event.what else { continue };
-        if group.group.group != name {
+        if group.group.group != *name {
             continue;
         }
         let anew = group.pid.is_some() && group.pid != before;
         match group.state {
             GroupState::Ready | GroupState::Degraded | GroupState::Unavailable if anew => {
                 anstream::println!("{} is {}", group.group, style::state(group.state, group.state.as_str()));
-                return Ok(ExitCode::SUCCESS);
+                return Ok(true);
             }
             GroupState::BackingOff | GroupState::CrashLoop | GroupState::Failed => {
                 anstream::println!("{} is {}: {}", group.group, style::bad(group.state.as_str()), group.reason);
-                return Ok(ExitCode::from(FAILED));
+                return Ok(false);
             }
             _ => {}
         }

@@ -52,6 +52,7 @@ const NO_NODE: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    tandem_process::inherit();
     // clap shows its help by itself only as long as no environment variable stands for an option.
     if std::env::args_os().len() <= 1 {
         let (Ok(()) | Err(_)) = Cli::command().print_help();

@@ -1,20 +1,22 @@
 //! Runs groups inside this process: one, as the node starts it, or all of them for a small machine.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tandem_agent::{Clock, FleetView, Peers};
+use tandem_agent::{Clock, FleetView, Peers, SocketKeeper, Sockets};
 use tandem_contract::Trust;
 use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig};
 use tandem_node::{End, GroupSpec, Hung, Layout, Run, Runner};
-use tandem_process::{ControlGroup, Enforcement, Heart, notify};
+use tandem_process::{ControlGroup, Enforcement, Heart, hand_over, inherited, notify};
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, GroupId, NodeName, reason};
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +53,19 @@ impl Open {
     }
 }
 
+/// Sockets that the node keeps while it starts this process anew.
+struct OfNode;
+
+impl SocketKeeper for OfNode {
+    fn take(&self, name: &str) -> Option<TcpListener> {
+        inherited(name).map(TcpListener::from)
+    }
+
+    fn keep(&self, name: &str, listener: &TcpListener) -> io::Result<()> {
+        hand_over(name, listener.as_fd())
+    }
+}
+
 /// What every group of a process shares.
 struct Home {
     fleet: Arc<FleetView>,
@@ -62,6 +77,7 @@ struct Home {
     metrics: PrometheusHandle,
     log: Log,
     clock: Clock,
+    sockets: Sockets,
 }
 
 impl Home {
@@ -78,6 +94,7 @@ impl Home {
             metrics: logging::collect_metrics()?,
             log,
             clock: Clock::system(),
+            sockets: Sockets::default(),
         })
     }
 
@@ -101,6 +118,7 @@ impl Home {
             spans: exporter.as_ref().map(Exporter::observer),
             set_log_filter: self.log.set_filter.clone(),
             log_events: self.log.events.clone(),
+            sockets: self.sockets.clone(),
         })
         .await?;
         Ok(Open { host, exporter })
@@ -127,7 +145,8 @@ pub(crate) fn run(args: &ServeArgs, place: Place) -> Outcome {
     let plan = source.plan(Some(&args.group.node))?;
     lower_in_need(&plan, &args.group);
     let specs = GroupSpec::of_plan(&plan, &args.group.node);
-    let home = Home::new(&plan, &source, &args.group.node, &place, log)?;
+    let sockets = Sockets::kept_by(Arc::new(OfNode));
+    let home = Home { sockets, ..Home::new(&plan, &source, &args.group.node, &place, log)? };
     specs.iter().find(|spec| spec.id == args.group).into_iter().for_each(show_limits);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)

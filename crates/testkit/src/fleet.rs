@@ -155,6 +155,7 @@ impl Fleet {
             set_log_filter: Arc::new(|filter| Err(format!("`{filter}`: a test has no log to filter"))),
             spans: None,
             log_events: Default::default(),
+            sockets: Default::default(),
         };
         match GroupHost::open(config).await {
             Ok(host) => drop(self.hosts.insert(group.clone(), host)),

@@ -244,6 +244,8 @@ impl Running {
             instance: "test".into(),
             heartbeat: Heartbeat::default(),
             spans: None,
+            sockets: Default::default(),
+            in_flight: Default::default(),
         });
         let mut started = (self.def.start)(ctx).await?;
         let service = std::mem::take(&mut started.service);

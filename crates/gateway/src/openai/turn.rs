@@ -103,7 +103,7 @@ impl Follower {
                 biased;
                 // Before the first event there is no id to end the turn by.
                 () = self.listener.closed(), if self.turn_id.is_some() => return Ended::Left,
-                () = self.door.drain.cancelled() => return Ended::Failed(self.door.draining()),
+                () = self.door.cut.cancelled() => return Ended::Failed(self.door.draining()),
                 next = events.next() => next,
             };
             let lost = match next {
@@ -144,7 +144,7 @@ impl Follower {
             attempt += 1;
             tokio::select! {
                 () = self.listener.closed() => return Err(Ended::Left),
-                () = self.door.drain.cancelled() => return Err(Ended::Failed(self.door.draining())),
+                () = self.door.cut.cancelled() => return Err(Ended::Failed(self.door.draining())),
                 () = tokio::time::sleep(backoff(attempt, rand::random())) => {}
             }
             let request = ResumeRequest {

@@ -15,6 +15,8 @@ use tandem_agent::{AgentDef, Ctx, Started};
 use tandem_gateway::{Gateway, Settings as Door};
 use tandem_types::{Code, Fault, reason};
 
+use crate::draining::draining;
+
 /// The agent.
 pub const DEF: AgentDef = AgentDef {
     name: "UnifiedWebAgent",
@@ -83,6 +85,11 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     };
     let gateway = Gateway::open(&ctx, door).await?;
     ctx.spawn(watch(ctx.clone()));
+    let (ending, closing) = (draining(&ctx), gateway.clone());
+    ctx.spawn(async move {
+        ending.await;
+        closing.begin_close();
+    });
     Ok(Started::default().on_drain(move || {
         let gateway = gateway.clone();
         async move {

@@ -110,6 +110,8 @@ async fn a_full_disk_costs_raw_samples_and_is_said() {
         instance: "test".into(),
         heartbeat: Heartbeat::default(),
         spans: None,
+        sockets: Default::default(),
+        in_flight: Default::default(),
     });
     let hub = Hub::open(&ctx).await.unwrap();
     let watched = hub.watched.values().next().unwrap().clone();

@@ -1,0 +1,103 @@
+//! Groups that said they are about to end and will be back, as one that is told to start anew does.
+//!
+//! What such a group refused it has not begun, so the same call may be sent again, whatever it does; and until it is back
+//! nobody answers at its address, which says nothing about its health.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tandem_types::{Code, Fault, GroupId, State, reason};
+
+/// How long a group that said so is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Time between two tries.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
+
+/// Since when which groups are on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Returning {
+    since: HashMap<GroupId, Instant>,
+}
+
+impl Returning {
+    /// Something was heard of an agent of this group.
+    pub(crate) fn heard(&mut self, group: &GroupId, state: State, now: Instant) {
+        if state == State::Draining {
+            self.leaves(group, now);
+        } else if state.serves() {
+            self.since.remove(group);
+        }
+    }
+
+    /// A call to this group went well, or it refused it for another reason.
+    pub(crate) fn is_back(&mut self, group: &GroupId) {
+        self.since.remove(group);
+    }
+
+    /// Whether a call that failed in this way waits for its provider's group instead.
+    pub(crate) fn is_awaited(&mut self, group: &GroupId, fault: &Fault, now: Instant) -> bool {
+        if fault.code != Code::Unavailable {
+            return false;
+        }
+        if fault.reason == reason::DRAINING {
+            self.leaves(group, now);
+        }
+        let lately = self.since.get(group).is_some_and(|since| now.saturating_duration_since(*since) < LIMIT);
+        lately && (fault.reason == reason::DRAINING || is_silence(fault))
+    }
+
+    fn leaves(&mut self, group: &GroupId, now: Instant) {
+        let since = self.since.entry(group.clone()).or_insert(now);
+        if now.saturating_duration_since(*since) >= 2 * LIMIT {
+            *since = now;
+        }
+    }
+}
+
+/// Nobody was there to say anything.
+fn is_silence(fault: &Fault) -> bool {
+    fault.reason == reason::PEER_AWAY && fault.agent.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group() -> GroupId {
+        "solo/talk".parse().unwrap()
+    }
+
+    #[test]
+    fn only_a_group_that_said_it_leaves_is_waited_for() {
+        let (mut returning, begin) = (Returning::default(), Instant::now());
+        let at = |s: u64| begin + Duration::from_secs(s);
+        let (draining, away) =
+            (Fault::unavailable(reason::DRAINING, ""), Fault::unavailable(reason::PEER_AWAY, "nobody listens"));
+        assert!(!returning.is_awaited(&group(), &away, at(0)), "a crash is no leave-taking");
+        assert!(returning.is_awaited(&group(), &draining, at(0)));
+        assert!(returning.is_awaited(&group(), &away, at(20)));
+        assert!(!returning.is_awaited(&"solo/other".parse().unwrap(), &away, at(20)));
+        let said = Fault { agent: Some("solo/talk/Talker".parse().unwrap()), ..away.clone() };
+        assert!(!returning.is_awaited(&group(), &said, at(20)), "whoever speaks is there");
+        let late = Fault::new(Code::DeadlineExceeded, reason::TIME_UP, "");
+        assert!(!returning.is_awaited(&group(), &late, at(20)), "what was begun is not sent again");
+        assert!(!returning.is_awaited(&group(), &away, at(30)), "not for ever");
+        assert!(!returning.is_awaited(&group(), &draining, at(31)), "one that goes on saying so does not come back");
+        assert!(returning.is_awaited(&group(), &draining, at(90)), "another time");
+    }
+
+    #[test]
+    fn what_is_heard_of_a_group_counts() {
+        let (mut returning, now) = (Returning::default(), Instant::now());
+        let away = Fault::unavailable(reason::PEER_AWAY, "nobody listens");
+        returning.heard(&group(), State::Draining, now);
+        returning.heard(&group(), State::Stopped, now);
+        assert!(returning.is_awaited(&group(), &away, now));
+        returning.heard(&group(), State::Ready, now);
+        assert!(!returning.is_awaited(&group(), &away, now));
+        returning.heard(&group(), State::Draining, now);
+        returning.is_back(&group());
+        assert!(!returning.is_awaited(&group(), &away, now));
+    }
+}
