@@ -68,12 +68,14 @@ impl GroupState {
 }
 
 impl GroupState {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::NotBuilt,
         Self::Waiting,
         Self::Starting,
         Self::Ready,
         Self::Degraded,
+        Self::Suspect,
+        Self::Paused,
         Self::Unavailable,
         Self::Failed,
         Self::BackingOff,
@@ -244,4 +246,36 @@ pub enum Happening {
     },
     /// Everything has ended.
     Ended,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_is_read_back_from_its_words() {
+        // Each is said by a match without a rest, so that a new one is not forgotten here.
+        let next = |state: Option<GroupState>| match state {
+            None => Some(GroupState::NotBuilt),
+            Some(GroupState::NotBuilt) => Some(GroupState::Waiting),
+            Some(GroupState::Waiting) => Some(GroupState::Starting),
+            Some(GroupState::Starting) => Some(GroupState::Ready),
+            Some(GroupState::Ready) => Some(GroupState::Degraded),
+            Some(GroupState::Degraded) => Some(GroupState::Suspect),
+            Some(GroupState::Suspect) => Some(GroupState::Paused),
+            Some(GroupState::Paused) => Some(GroupState::Unavailable),
+            Some(GroupState::Unavailable) => Some(GroupState::Failed),
+            Some(GroupState::Failed) => Some(GroupState::BackingOff),
+            Some(GroupState::BackingOff) => Some(GroupState::CrashLoop),
+            Some(GroupState::CrashLoop) => Some(GroupState::Stopping),
+            Some(GroupState::Stopping) => Some(GroupState::Stopped),
+            Some(GroupState::Stopped) => None,
+        };
+        let mut state = next(None);
+        while let Some(known) = state {
+            assert_eq!(GroupState::read(known.as_str()), Some(known));
+            state = next(state);
+        }
+        assert_eq!(GroupState::read("asleep"), None);
+    }
 }
