@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::http::{Answer, send, whole};
 use crate::layout::Layout;
-use crate::status::{Event, Happening, NodeStatus};
+use crate::status::{Event, Happening, LinkStatus, NodeStatus};
 
 /// How long a node has to answer a question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -46,8 +46,16 @@ impl Control {
     /// `unavailable` with reason `peer_away` when no node runs.
     pub async fn status(&self) -> Result<NodeStatus, Fault> {
         let answer = self.ask(Method::GET, "/status").await?;
-        serde_json::from_slice(&answer.body)
-            .map_err(|e| Fault::internal(format!("the node's status cannot be read: {e}; is it of another version?")))
+        serde_json::from_slice(&answer.body).map_err(|e| unreadable(&e))
+    }
+
+    /// What the node and the others of its fleet tell each other.
+    ///
+    /// # Errors
+    /// As [`Control::status`].
+    pub async fn link(&self) -> Result<LinkStatus, Fault> {
+        let answer = self.ask(Method::GET, "/link").await?;
+        serde_json::from_slice(&answer.body).map_err(|e| unreadable(&e))
     }
 
     /// Tells the node to end; answers when the end has begun.
@@ -116,6 +124,10 @@ impl Control {
         })?;
         send(stream, "tandem", method, path).await
     }
+}
+
+fn unreadable(e: &serde_json::Error) -> Fault {
+    Fault::internal(format!("the node's status cannot be read: {e}; is it of another version?"))
 }
 
 struct Lines {

@@ -3,6 +3,7 @@
 //! | Request | Answer |
 //! | --- | --- |
 //! | `GET /status` | [`NodeStatus`](crate::NodeStatus) as JSON |
+//! | `GET /link` | [`LinkStatus`](crate::LinkStatus) as JSON |
 //! | `GET /events` | the status, then one [`Event`](crate::Event) a line, until the node has ended |
 //! | `POST /down` | `{}` once the end has begun |
 //! | `POST /groups/GROUP/restart`, `POST /groups/GROUP/clear` | `{}`, or a fault as JSON |
@@ -38,6 +39,7 @@ pub(crate) async fn serve(path: &Path, node: NodeHandle) -> Result<JoinHandle<()
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let routes = Router::new()
         .route("/status", get(|State(node): State<NodeHandle>| async move { Json(node.status()) }))
+        .route("/link", get(|State(node): State<NodeHandle>| async move { Json(node.link()) }))
         .route("/events", get(events))
         .route("/down", post(down))
         .route("/groups/{group}/{order}", post(order))

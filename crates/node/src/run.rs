@@ -17,20 +17,24 @@ use crate::control;
 use crate::ends;
 use crate::group::{News, Run, Runner};
 use crate::layout::Layout;
-use crate::link::{Link, LinkConfig};
+use crate::link::{self, Link, LinkConfig, PeerStatus};
 use crate::lock::DataLock;
 use crate::logic::budget::{Flaps, WINDOW};
 use crate::logic::forecast::{StartTimes, Times, forecast};
 use crate::logic::watch::Verdict;
 use crate::logic::{Ending, Input, Machine, Member, Moment, Output, Phase};
+use crate::machine::Sampler;
 use crate::probes::Health;
 use crate::spec::GroupSpec;
 use crate::stale::Orphan;
 use crate::starts::{self, starts};
-use crate::status::{EndKind, Event, ExitStatus, GroupState, GroupStatus, Happening, NodeStatus};
+use crate::status::{EndKind, Event, ExitStatus, GroupState, GroupStatus, Happening, LinkStatus, NodeStatus};
 
 /// Events that a slow follower may be behind before it is given a fresh picture instead.
 const EVENTS: usize = 256;
+
+/// Time between two measurements of what the machine and its groups use.
+const MEASURE: Duration = Duration::from_secs(2);
 
 /// What a node runs.
 #[derive(Debug)]
@@ -86,8 +90,21 @@ impl NodeHandle {
         for group in &mut status.groups {
             group.rss_bytes = group.pid.and_then(rss);
         }
-        status.peers = self.shared.link.as_ref().map(Link::peers).unwrap_or_default();
+        status.peers = self.peers();
         status
+    }
+
+    /// What it and the other nodes tell each other. Costs less than the whole status, as processes are not looked at.
+    pub fn link(&self) -> LinkStatus {
+        let groups = {
+            let status = self.shared.status.read().unwrap_or_else(PoisonError::into_inner);
+            status.groups.iter().map(link::own).collect()
+        };
+        LinkStatus { groups, peers: self.peers() }
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        self.shared.link.as_ref().map(Link::peers).unwrap_or_default()
     }
 
     /// The present picture and everything that happens after it. A follower that is more than 256 events behind is told
@@ -171,6 +188,7 @@ impl Node {
             forecast: forecast(&config.groups, &starts(&config.layout)),
             healthy_ms: None,
             groups: config.groups.iter().map(|spec| first_status(spec, since)).collect(),
+            usage: None,
             peers: Vec::new(),
         };
         let shared = Arc::new(Shared {
@@ -294,6 +312,7 @@ impl Driver {
         if let Some(link) = self.shared.link.clone() {
             self.tasks.spawn(link.run());
         }
+        self.tasks.spawn(measure(self.shared.clone()));
         let mut input = Some(Input::Tick);
         loop {
             let outputs = input.map(|input| self.machine.step(self.now(), input)).unwrap_or_default();
@@ -561,6 +580,24 @@ impl Driver {
             }
         }
         happenings.into_iter().for_each(|what| self.emit(what));
+    }
+}
+
+/// Measures what is used here; never ends by itself.
+async fn measure(shared: Arc<Shared>) {
+    let mut sampler = Sampler::default();
+    loop {
+        let running = |group: &GroupStatus| Some((group.group.group.clone(), group.pid?));
+        let groups: Vec<_> = {
+            let status = shared.status.read().unwrap_or_else(PoisonError::into_inner);
+            status.groups.iter().filter_map(running).collect()
+        };
+        let usage = sampler.measure(&groups, SystemTime::now().into());
+        if let Some(link) = &shared.link {
+            link.publish_use(&usage);
+        }
+        shared.status.write().unwrap_or_else(PoisonError::into_inner).usage = Some(usage);
+        tokio::time::sleep(MEASURE).await;
     }
 }
 

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tandem_types::{GroupId, NodeName, State, Timestamp};
 
-use crate::link::PeerStatus;
 use crate::logic::forecast::Forecast;
+use crate::link::{PeerGroup, PeerStatus};
+use crate::machine::MachineUse;
 use crate::spec::Limits;
 
 /// How a group is doing, as its node sees it.
@@ -211,8 +212,20 @@ pub struct NodeStatus {
     pub healthy_ms: Option<u64>,
     /// Its groups in start order.
     pub groups: Vec<GroupStatus>,
+    /// What the machine and its groups use, as last measured.
+    #[serde(default)]
+    pub usage: Option<MachineUse>,
     /// The other nodes of the fleet, as this one sees them.
     #[serde(default)]
+    pub peers: Vec<PeerStatus>,
+}
+
+/// What a node and the others of its fleet tell each other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Its own groups in start order, as it tells of them.
+    pub groups: Vec<PeerGroup>,
+    /// The other nodes of the fleet, as this one sees them.
     pub peers: Vec<PeerStatus>,
 }
 

@@ -292,6 +292,7 @@ mod tests {
             forecast: None,
             healthy_ms: None,
             groups: vec![ready, broken, missing],
+            usage: None,
             peers: vec![],
         };
         let agent = |name: &str, state: &str, cause: &str| json!({ "agent": name, "state": state, "cause": cause, "age_ms": 900, "built": true });

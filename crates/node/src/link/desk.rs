@@ -1,7 +1,9 @@
 //! What a node knows of the others and what it tells them. No IO, no clock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tandem_link::{Copy, Delta, Detector, Moment, Own, Reach, Taken, Version, reach};
 use tandem_types::{NodeName, Timestamp};
 
@@ -11,12 +13,23 @@ pub(crate) const LINK_VERSION: u32 = 1;
 const CHANGES_MOST: usize = 256;
 
 /// A way between two nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Path {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
     /// The overlay network.
     Overlay,
     /// The local network.
     Lan,
+}
+
+impl Path {
+    /// The way in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Lan => "lan",
+        }
+    }
 }
 
 /// Who speaks.
@@ -73,6 +86,8 @@ struct Peer {
     fleet_file: Option<String>,
     /// Why it was not reached, by path.
     trouble: [Option<String>; 2],
+    /// How long its last answer took, by path; none while it does not answer there.
+    round_trip: [Option<Duration>; 2],
 }
 
 /// How a peer is, as far as this node can tell.
@@ -88,6 +103,20 @@ pub(crate) struct Seen {
     pub(crate) fleet_file: Option<String>,
     /// Why it is not reached, in words.
     pub(crate) trouble: Option<String>,
+    /// What each way to it is like.
+    pub(crate) paths: Vec<SeenPath>,
+}
+
+/// What a way to a peer is like.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SeenPath {
+    pub(crate) path: Path,
+    /// When it was last heard there.
+    pub(crate) heard: Option<Moment>,
+    /// The suspicion φ that it is away; none where it was never heard.
+    pub(crate) suspicion: Option<f64>,
+    /// How long its last answer took; none while it does not answer there.
+    pub(crate) round_trip: Option<Duration>,
 }
 
 /// A node's side of the link.
@@ -120,6 +149,7 @@ impl Desk {
             crl_number: 0,
             fleet_file: None,
             trouble: [None, None],
+            round_trip: [None, None],
         };
         let peers = peers.into_iter().map(|(node, lan)| (node, peer(lan))).collect();
         Self { node, program_version, plan_hash, fleet_file, own: Own::new(epoch), peers }
@@ -196,6 +226,14 @@ impl Desk {
         if let Some(peer) = self.peers.get_mut(node) {
             peer.tried = true;
             peer.trouble[place(path)] = Some(why);
+            peer.round_trip[place(path)] = None;
+        }
+    }
+
+    /// A peer has answered over a path, so long after it was asked on a connection that stood.
+    pub(crate) fn answered(&mut self, node: &NodeName, path: Path, took: Duration) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.round_trip[place(path)] = Some(took);
         }
     }
 
@@ -226,6 +264,7 @@ impl Desk {
             ahead_us: peer.ahead_us,
             fleet_file: peer.fleet_file.clone(),
             trouble: peer.trouble.iter().flatten().next().cloned(),
+            paths: peer.paths(now),
         };
         self.peers.iter().map(seen).collect()
     }
@@ -249,12 +288,21 @@ impl Peer {
     fn reach(&self, now: Moment) -> Reach {
         reach(&self.overlay, self.lan.as_ref(), now)
     }
+
+    fn paths(&self, now: Moment) -> Vec<SeenPath> {
+        let ways = std::iter::once((Path::Overlay, &self.overlay)).chain(self.lan.iter().map(|lan| (Path::Lan, lan)));
+        let seen = |(path, detector): (Path, &Detector)| SeenPath {
+            path,
+            heard: detector.last(),
+            suspicion: detector.last().map(|_| detector.suspicion(now)),
+            round_trip: self.round_trip[place(path)],
+        };
+        ways.map(seen).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn name(text: &str) -> NodeName {
@@ -327,11 +375,26 @@ mod tests {
         a.failed(&name("b"), Path::Overlay, "no answer in time".into());
         let seen = a.seen(at(15_100).0).remove(0);
         assert_eq!((seen.reach, seen.trouble.as_deref()), (Reach::OverlayDead, Some("no answer in time")));
+        let suspicion: Vec<_> = seen.paths.iter().map(|path| (path.path, path.suspicion.unwrap() > 8.0)).collect();
+        assert_eq!(suspicion, [(Path::Overlay, true), (Path::Lan, false)]);
         assert_eq!(a.is_alive(&name("b"), at(15_100).0), Some(true));
         assert!(!a.overlay_works(&name("b"), at(15_100).0));
         let seen = a.seen(at(30_000).0).remove(0);
         assert_eq!((seen.reach, seen.heard), (Reach::Unknown, Some(at(15_000).0)));
         assert!(facts(&a, "b").is_empty());
+    }
+
+    #[test]
+    fn how_long_an_answer_took_is_known_for_each_path_while_it_answers_there() {
+        let mut a = desk("a", "plan", "b");
+        let (b, took) = (name("b"), Duration::from_millis(3));
+        let known = |a: &Desk| a.seen(at(0).0).remove(0).paths.iter().map(|p| p.round_trip).collect::<Vec<_>>();
+        assert_eq!(known(&a), [None, None]);
+        assert_eq!(a.seen(at(0).0)[0].paths[0].suspicion, None, "one that was never heard is not suspected");
+        a.answered(&b, Path::Lan, took);
+        assert_eq!(known(&a), [None, Some(took)]);
+        a.failed(&b, Path::Lan, "no answer in time".into());
+        assert_eq!(known(&a), [None, None]);
     }
 
     #[test]

@@ -65,6 +65,8 @@ async fn exchange(
     address: SocketAddr,
     client: &mut Option<Client>,
 ) -> Result<bool, Fault> {
+    // The first answer on a connection takes as long as it takes to make the connection.
+    let stood = client.is_some();
     let client = match client {
         Some(client) => client,
         None => {
@@ -74,11 +76,16 @@ async fn exchange(
         }
     };
     let request = pb::ExchangeRequest { telling: wire::to_wire(link.tell(node)?).into(), ..Default::default() };
-    let call = Call::default().within(PATIENCE, Instant::now());
+    let asked = Instant::now();
+    let call = Call::default().within(PATIENCE, asked);
     let response = client.unary(rpc::link::EXCHANGE, request, &call).await?;
+    let took = asked.elapsed();
     let telling = wire::of_wire(&response.telling)?;
     if telling.hello.node != *node {
         return Err(Fault::internal(format!("{} answers at the address of {node}", telling.hello.node)));
+    }
+    if stood {
+        link.desk().answered(node, path, took);
     }
     Ok(link.heard(telling, path))
 }

@@ -11,6 +11,7 @@ mod join;
 mod report;
 mod serve;
 mod state;
+mod usage;
 mod wire;
 
 use std::path::PathBuf;
@@ -23,11 +24,14 @@ use tandem_types::{Fault, GroupId, NodeName, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use desk::{Desk, Heard, Path, Telling};
+pub use desk::Path;
+use desk::{Desk, Heard, Telling};
 pub use join::join;
 pub use report::PeerGroup;
-pub use state::{PeerState, PeerStatus};
+pub(crate) use report::own;
+pub use state::{PathStatus, PeerState, PeerStatus};
 
+use crate::machine::MachineUse;
 use crate::status::{GroupState, NodeStatus};
 
 /// What a node's link needs to know.
@@ -129,15 +133,22 @@ impl Link {
         }
     }
 
+    /// Tells the peers what is used here. Nobody waits for it, so that it goes with the next word.
+    pub(crate) fn publish_use(&self, usage: &MachineUse) {
+        self.desk().publish(usage::USE, usage::to_wire(usage));
+    }
+
     /// How every peer is.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let (now, is_member) = (self.shared.began.elapsed(), self.shared.trust.is_there());
         let desk = self.desk();
         let groups =
             |node: &NodeName| desk.facts(node).filter_map(|(key, value)| report::group(node, key, value)).collect();
+        let usage = |node: &NodeName| desk.facts(node).find_map(|(key, value)| usage::of_wire(key, value));
         let ours = (self.shared.config.plan_hash.as_str(), self.shared.config.fleet_file.as_str());
         let seen = desk.seen(now);
-        seen.into_iter().map(|seen| state::of(&seen, is_member, ours, groups(&seen.node), now)).collect()
+        let told = |node: &NodeName| (groups(node), usage(node));
+        seen.into_iter().map(|seen| state::of(&seen, is_member, ours, told(&seen.node), now)).collect()
     }
 
     /// Waits until each of these groups is ready, or its node is away; and not at all where this machine belongs to no fleet.

@@ -10,7 +10,7 @@ use crate::status::{GroupState, GroupStatus, NodeStatus};
 /// What the keys of groups begin with.
 const GROUP: &str = "group/";
 
-/// A group of another node, as that node last told.
+/// A group as its node tells of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerGroup {
     /// Its identity.
@@ -38,6 +38,20 @@ pub(super) fn facts(status: &NodeStatus) -> Vec<(String, Vec<u8>)> {
 
 pub(super) fn key(group: &GroupName) -> String {
     format!("{GROUP}{group}")
+}
+
+/// A group of this node as it tells of it.
+pub(crate) fn own(group: &GroupStatus) -> PeerGroup {
+    PeerGroup {
+        group: group.group.clone(),
+        state: group.state,
+        reason: group.reason.clone(),
+        since: group.since,
+        pid: group.pid,
+        restarts: group.restarts,
+        ready_ms: group.ready_ms,
+        port: group.port,
+    }
 }
 
 fn report(group: &GroupStatus) -> pb::GroupReport {

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use tandem_link::{Moment, Reach};
 use tandem_types::NodeName;
 
-use super::desk::{LINK_VERSION, Seen};
+use super::desk::{LINK_VERSION, Path, Seen, SeenPath};
 use super::difference::difference;
 use super::report::PeerGroup;
+use crate::machine::MachineUse;
 
 /// Clocks that differ by more than this are worth a word.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
@@ -47,6 +48,19 @@ impl PeerState {
     }
 }
 
+/// A way to another node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Which.
+    pub path: Path,
+    /// Milliseconds since the node was last heard there; absent when never.
+    pub heard_ms_ago: Option<u64>,
+    /// How much its silence there is suspected, φ: 1 is one in ten, 8 one in 10^8. Absent while it was never heard there.
+    pub suspicion: Option<f64>,
+    /// Microseconds that its last answer there took; absent while it does not answer.
+    pub round_trip_us: Option<u64>,
+}
+
 /// Another node as this one sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
@@ -60,8 +74,14 @@ pub struct PeerStatus {
     pub heard_ms_ago: Option<u64>,
     /// Version of its program.
     pub program_version: Option<String>,
+    /// What each way to it is like: the overlay, then the local network where its address there is known.
+    #[serde(default)]
+    pub paths: Vec<PathStatus>,
     /// Its groups, as it last told.
     pub groups: Vec<PeerGroup>,
+    /// What it and its groups use, as it last told.
+    #[serde(default)]
+    pub usage: Option<MachineUse>,
 }
 
 /// A peer from what was seen of it.
@@ -69,7 +89,7 @@ pub(super) fn of(
     seen: &Seen,
     is_member: bool,
     (our_plan, our_file): (&str, &str),
-    groups: Vec<PeerGroup>,
+    (groups, usage): (Vec<PeerGroup>, Option<MachineUse>),
     now: Moment,
 ) -> PeerStatus {
     let silence = seen.heard.map(|heard| now.saturating_sub(heard));
@@ -105,10 +125,25 @@ pub(super) fn of(
         node: seen.node.clone(),
         state,
         reason,
-        heard_ms_ago: silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+        heard_ms_ago: silence.map(millis),
         program_version: hello.map(|hello| hello.program_version.clone()),
+        paths: seen.paths.iter().map(|path| path_of(path, now)).collect(),
         groups,
+        usage,
     }
+}
+
+fn path_of(seen: &SeenPath, now: Moment) -> PathStatus {
+    PathStatus {
+        path: seen.path,
+        heard_ms_ago: seen.heard.map(|heard| millis(now.saturating_sub(heard))),
+        suspicion: seen.suspicion,
+        round_trip_us: seen.round_trip.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn clocks(ahead_us: i64, node: &NodeName) -> String {
