@@ -1,7 +1,7 @@
 //! The directory: finds who serves an RPC and calls it, in this process or over the network, the same way.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tandem_types::{AgentId, Code, Fault, GroupId, State, reason};
 use tokio::sync::watch;
 
 use crate::fleet::FleetView;
+use crate::node::{NodeSource, NodeView};
 use crate::retry::{Breaker, Gate, RetryBudget, backoff, may_retry};
 use crate::returning::{LOOK, Returning};
 
@@ -32,6 +33,8 @@ pub struct Provider {
 /// What all callers of a process share: who is alive, which groups live here, open connections.
 struct Shared {
     fleet: Arc<FleetView>,
+    /// What this machine's node knows; not there where groups run without a node.
+    node: OnceLock<Arc<dyn NodeSource>>,
     network: Channel,
     states: RwLock<HashMap<AgentId, State>>,
     heard: watch::Sender<u64>,
@@ -106,6 +109,7 @@ impl Peers {
     fn over(network: Channel, fleet: Arc<FleetView>, me: AgentId) -> Self {
         let shared = Shared {
             fleet,
+            node: OnceLock::new(),
             network,
             states: RwLock::default(),
             heard: watch::Sender::new(0),
@@ -191,6 +195,22 @@ impl Peers {
     /// The plan.
     pub fn fleet(&self) -> &Arc<FleetView> {
         &self.shared.fleet
+    }
+
+    /// From now on what this machine's node knows is asked of `node`; the first word counts.
+    pub fn ask_node(&self, node: Arc<dyn NodeSource>) {
+        let (Ok(()) | Err(_)) = self.shared.node.set(node);
+    }
+
+    /// What this machine's node knows now.
+    ///
+    /// # Errors
+    /// `unavailable` where no node answers, or the group runs without one.
+    pub async fn node(&self) -> Result<NodeView, Fault> {
+        match self.shared.node.get() {
+            Some(node) => node.look().await,
+            None => Err(Fault::unavailable(reason::PEER_AWAY, "this group runs without a node")),
+        }
     }
 
     /// Who serves the RPC at `path`: own node first, then those that serve, then fleet file order.

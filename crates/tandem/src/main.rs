@@ -12,6 +12,7 @@ mod facts;
 mod fleet;
 mod install;
 mod join;
+mod known;
 mod live;
 mod logging;
 mod logs;

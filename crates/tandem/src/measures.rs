@@ -50,6 +50,8 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Gauge, "tandem_model_vram_bytes", "Memory that a loaded model holds."),
     (Gauge, "tandem_node_cpu_ratio", "Share of the processors of a machine that is busy."),
     (Gauge, "tandem_node_memory_bytes", "Memory of a machine."),
+    (Gauge, "tandem_peer_phi", "How much the silence of another node is suspected, by path: 8 is one in 10^8."),
+    (Gauge, "tandem_peer_rtt_seconds", "Time that another node took to answer last, by path; NaN while it does not."),
     (Gauge, "tandem_peer_state_age_seconds", "Time since the hub of another node was heard of."),
     (Histogram, "tandem_probe_seconds", "Time a group took to answer a probe, or until the probe was given up."),
     (Gauge, "tandem_queue_depth", "Work that waits or runs, by agent or kind."),

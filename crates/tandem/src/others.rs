@@ -70,8 +70,17 @@ mod tests {
 
     fn peer(state: PeerState, reason: &str, heard_ms_ago: Option<u64>, groups: Vec<PeerGroup>) -> String {
         let (node, reason) = ("pc2".parse().unwrap(), reason.to_owned());
-        let peer =
-            PeerStatus { node, state, reason, heard_ms_ago, program_version: None, paths: vec![], groups, usage: None };
+        let peer = PeerStatus {
+            node,
+            state,
+            reason,
+            trouble: None,
+            heard_ms_ago,
+            program_version: None,
+            paths: vec![],
+            groups,
+            usage: None,
+        };
         anstream::adapter::strip_str(&others(&[peer], Timestamp::from_secs(100), 60)).to_string()
     }
 

@@ -25,7 +25,7 @@ use crate::cli::ServeArgs;
 use crate::fleet::Source;
 use crate::logging::Log;
 use crate::place::Place;
-use crate::{FAILED, Outcome, fleet, logging, memory, view};
+use crate::{FAILED, Outcome, fleet, known, logging, memory, view};
 
 /// Threads of a group's process. Its agents wait most of the time; models think in processes of their own.
 const THREADS: usize = 2;
@@ -100,7 +100,9 @@ impl Home {
 
     fn peers(&self, group: &GroupId) -> Result<Peers, Fault> {
         let host = "Host".parse().map_err(|e| Fault::internal(format!("{e}")))?;
-        Ok(Peers::of_member(self.fleet.clone(), group.agent(host), self.trust.clone()))
+        let peers = Peers::of_member(self.fleet.clone(), group.agent(host), self.trust.clone());
+        peers.ask_node(Arc::new(known::Known::new(&self.layout)));
+        Ok(peers)
     }
 
     async fn open(&self, group: GroupId, peers: Peers) -> Result<Open, Fault> {

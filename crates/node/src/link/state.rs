@@ -70,6 +70,9 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// Why, in words.
     pub reason: String,
+    /// Why it was not reached last, in words; a part of the reason. Absent while it answers.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Milliseconds since it was last heard; absent when never.
     pub heard_ms_ago: Option<u64>,
     /// Version of its program.
@@ -125,6 +128,7 @@ pub(super) fn of(
         node: seen.node.clone(),
         state,
         reason,
+        trouble: seen.trouble.clone(),
         heard_ms_ago: silence.map(millis),
         program_version: hello.map(|hello| hello.program_version.clone()),
         paths: seen.paths.iter().map(|path| path_of(path, now)).collect(),

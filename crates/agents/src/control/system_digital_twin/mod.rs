@@ -2,8 +2,9 @@
 //!
 //! It measures its own machine every 5 s and takes what others report of theirs; agents come from the registry, models
 //! from their manager. Graphics cards are not measured, so no machine lists one and questions about video memory are
-//! answered with `not_found`. A figure that was not measured is absent, never guessed.
+//! answered with `not_found`. The link to other nodes is measured by this machine's node; when it turns, `node.link` says so. A figure that was not measured is absent, never guessed.
 
+mod link;
 mod logic;
 mod machine;
 mod picture;
@@ -30,6 +31,7 @@ use tandem_types::{AgentId, Fault, Health, NodeName, State, Timestamp};
 use tokio::sync::broadcast;
 
 use crate::opening::open;
+use link::NODE_LINK;
 use logic::TREND;
 use machine::{Figures, Machine};
 use picture::{Picture, SERIES};
@@ -53,7 +55,7 @@ pub const DEF: AgentDef = AgentDef {
     needs: &["ServiceRegistry"],
     uses: &["ObservabilityHub", "ModelManagerSuite", "ResourceManager", "MemoryOrchestratorService", "MemoryClient"],
     roles: &[],
-    publishes: &[],
+    publishes: &[NODE_LINK],
     required: true,
     start: |ctx| Box::pin(start(ctx)),
 };
@@ -66,11 +68,13 @@ struct Settings {
     sample_ms: u64,
     /// Changes a watcher may fall behind before it gets the present picture instead of each of them.
     watch_buffer: usize,
+    /// Time between two looks at the link to other nodes.
+    link_ms: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sample_ms: 5_000, watch_buffer: 64 }
+        Self { sample_ms: 5_000, watch_buffer: 64, link_ms: 400 }
     }
 }
 
@@ -91,10 +95,11 @@ struct Twin {
     gate: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<NodeName>,
     events: Mutex<logic::Seen>,
+    links: Mutex<link::Told>,
 }
 
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
-    let Settings { sample_ms, watch_buffer } = ctx.settings()?;
+    let Settings { sample_ms, watch_buffer, link_ms } = ctx.settings()?;
     let path = ctx.data_file("twin.db");
     let stores = open(move || Stores::open(path)).await?;
     let fleet = ctx.fleet().clone();
@@ -107,6 +112,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         gate: tokio::sync::Mutex::default(),
         changes: broadcast::channel(watch_buffer.max(1)).0,
         events: Mutex::new(logic::Seen::new(REMEMBERED_EVENTS)),
+        links: Mutex::default(),
         stores,
         ctx: ctx.clone(),
     });
@@ -125,8 +131,8 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         .unary(twin::REPORT_NODE, bind(&twin, Twin::report_node))
         .unary(twin::REPORT_LEASES, bind(&twin, Twin::report_leases));
     let (sampling, tidying, hearing) = (twin.clone(), twin.clone(), twin.clone());
-    let (watching, closing) = (twin.clone(), twin);
-    Ok(Started::serve(service)
+    let (watching, linking, closing) = (twin.clone(), twin.clone(), twin);
+    let started = Started::serve(service)
         .reconcile("sample", Duration::from_millis(sample_ms.max(100)), move || sampling.clone().sample())
         .reconcile("tidy", TIDY, move || tidying.clone().tidy())
         .on("model.changed", move |event| hearing.clone().note(event))
@@ -134,7 +140,11 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         .on_drain(move || {
             let db = closing.stores.db.clone();
             async move { db.close().await }
-        }))
+        });
+    if fleet.nodes.len() < 2 {
+        return Ok(started);
+    }
+    Ok(started.reconcile("link", Duration::from_millis(link_ms.max(100)), move || linking.clone().look_at_link()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -165,6 +175,7 @@ impl Twin {
                 }
             }
         }
+        self.restore_links().await?;
         self.reload_reservations().await
     }
 

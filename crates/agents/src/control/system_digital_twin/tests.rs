@@ -1,16 +1,17 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use proptest::prelude::*;
 use serde_json::json;
-use tandem_agent::Event;
+use tandem_agent::{Event, FleetNode, FleetView, NodeView, PeerNode, PeerPath, Reach};
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::registry::v1 as registry_pb;
 use tandem_contract::pb::tandem::twin::v1 as pb;
 use tandem_contract::rpc::{registry, twin};
 use tandem_contract::{FaultStream, Reply, Service};
 use tandem_store::reservations::Resource;
-use tandem_testkit::{Rig, Running};
+use tandem_testkit::{FakeNode, Rig, Running};
 use tandem_types::{AgentId, Code, Fault, Health, State, Timestamp, reason};
 
 use super::DEF;
@@ -455,4 +456,66 @@ async fn what_the_hub_observes_is_in_the_picture() {
     }
     rig.deliver(event("4", agent, "failed", 1)).await.unwrap();
     assert_eq!(known().await, Health::new(State::Failed, "it hangs", at(1)));
+}
+
+#[test]
+fn only_a_link_that_turned_is_news() {
+    use Reach::{Away, Differs, NotJoined, OverlayDown, Ready, Unheard};
+    for (told, now, news) in [
+        (None, Unheard, false),
+        (None, NotJoined, false),
+        (Some("away"), Unheard, false),
+        (None, Ready, true),
+        (None, Away, true),
+        (Some("ready"), Ready, false),
+        (Some("ready"), OverlayDown, true),
+        (Some("overlay_down"), Away, true),
+        (Some("away"), Ready, true),
+        (Some("ready"), Differs, true),
+    ] {
+        assert_eq!(super::link::is_news(told, now), news, "{told:?} {now:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_turns_is_told_once_over_all_lives() {
+    let node = |name: &str| FleetNode { name: name.parse().unwrap(), address: "127.0.0.1".into() };
+    let fleet = FleetView { nodes: vec![node("solo"), node("pc2")], ..Default::default() };
+    let mut rig = Rig::new(&DEF).fleet(fleet).start().await;
+    let fault = rig.reconcile("link").await.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable, "without a node nothing is known");
+    let known = FakeNode::default();
+    rig.peers().ask_node(Arc::new(known.clone()));
+    let set = |reach, round_trip| {
+        let path = PeerPath { path: "overlay", suspicion: Some(0.1), round_trip };
+        let peer = PeerNode {
+            node: "pc2".parse().unwrap(),
+            reach,
+            reason: "why".into(),
+            heard: Some(Duration::ZERO),
+            paths: vec![path],
+            groups: vec![],
+        };
+        known.knows(NodeView { peers: vec![peer], ..Default::default() });
+    };
+    let told = |rig: &Running| {
+        let events = rig.events().into_iter().filter(|event| event.topic == "node.link");
+        events.map(|event| (event.key, event.payload)).collect::<Vec<_>>()
+    };
+    set(Reach::Unheard, None);
+    rig.reconcile("link").await.unwrap();
+    assert_eq!(told(&rig), []);
+    set(Reach::Ready, Some(Duration::from_micros(1_500)));
+    for _ in 0..2 {
+        rig.reconcile("link").await.unwrap();
+    }
+    let ready = json!({ "peer": "pc2", "state": "ready", "cause": "why", "round_trip_ms": 1.5 });
+    assert_eq!(told(&rig), [("pc2".to_owned(), ready)]);
+    rig.restart().await;
+    rig.reconcile("link").await.unwrap();
+    assert_eq!(told(&rig).len(), 1, "an earlier life told it");
+    set(Reach::Away, None);
+    rig.reconcile("link").await.unwrap();
+    let away = json!({ "peer": "pc2", "state": "away", "cause": "why", "round_trip_ms": null });
+    assert_eq!(told(&rig)[1..], [("pc2".to_owned(), away)]);
 }
