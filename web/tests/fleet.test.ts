@@ -1,8 +1,8 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";
 import { State } from "$gen/common/v1/common_pb.js";
-import { NodeNodeSchema, type GroupNodeSchema, type NodeNode } from "$gen/telemetry/v1/telemetry_pb.js";
-import { agentMark, away, markOf, summarise, withGroup, worst, type Mark } from "../src/lib/fleet.js";
+import { NodeNodeSchema, PeerLinkSchema, Reach, type GroupNodeSchema, type NodeNode } from "$gen/telemetry/v1/telemetry_pb.js";
+import { agentMark, away, isSilent, markOf, nodeMark, summarise, withGroup, withLink, worst, type Mark } from "../src/lib/fleet.js";
 
 type Group = MessageInitShape<typeof GroupNodeSchema>;
 
@@ -58,6 +58,7 @@ describe("worst", () => {
     [["starting", "degraded"], "degraded"],
     [["degraded", "unknown"], "unknown"],
     [["unavailable", "failed", "ready"], "failed"],
+    [["overlay_down", "unknown", "degraded"], "overlay_down"],
     [[], "unknown"],
   ];
   it.each(table)("of %j is %s", (marks, expected) => expect(worst(marks)).toBe(expected));
@@ -73,6 +74,35 @@ describe("marks", () => {
 
   it("says `not built` whatever the health says", () => {
     expect(agentMark(TREE[0]!.groups[1]!.agents[1]!)).toBe("not_built");
+  });
+});
+
+describe("another machine", () => {
+  const reached = (reach: Reach): NodeNode => withLink([TREE[1]!], "pc2", create(PeerLinkSchema, { reach }))[0]!;
+
+  it.each<[Reach, Mark, boolean]>([
+    [Reach.READY, "ready", false],
+    [Reach.OVERLAY_DOWN, "overlay_down", false],
+    [Reach.DIFFERS, "differs", false],
+    [Reach.AWAY, "unknown", true],
+    [Reach.UNHEARD, "unknown", false],
+    [Reach.NOT_JOINED, "unknown", false],
+  ])("that is reached as %i is %s", (reach, mark, silent) => {
+    expect([nodeMark(reached(reach)), isSilent(reached(reach))]).toEqual([mark, silent]);
+  });
+
+  it("is as its groups are where no way to it is known", () => {
+    expect(nodeMark(TREE[0]!)).toBe("degraded");
+  });
+
+  it("counts once when the way to it is bad, and its processes' restarts count", () => {
+    const restarted = create(NodeNodeSchema, { node: "pc2", groups: [{ group: "core", restarts: 3, health: health(State.READY) }] });
+    const nodes = withLink([restarted], "pc2", create(PeerLinkSchema, { reach: Reach.OVERLAY_DOWN }));
+    expect(summarise(nodes)).toMatchObject({ mark: "overlay_down", attention: 1, restarts: 3 });
+  });
+
+  it("is left as it is by the way to one that is not in the tree", () => {
+    expect(withLink(TREE, "pc3", create(PeerLinkSchema, { reach: Reach.AWAY }))).toEqual(TREE);
   });
 });
 

@@ -1,8 +1,8 @@
 // Keeps the fleet's picture fresh while somebody looks: changes by stream, the whole by asking.
 import type { RoleInfo } from "$gen/model/v1/model_pb.js";
-import type { GroupNode, NodeNode } from "$gen/telemetry/v1/telemetry_pb.js";
+import type { GroupNode, NodeNode, PeerLink } from "$gen/telemetry/v1/telemetry_pb.js";
 import { models, STREAM_MS, telemetry } from "../lib/api.svelte.js";
-import { withGroup } from "../lib/fleet.js";
+import { withGroup, withLink } from "../lib/fleet.js";
 import { problemFromError, type Problem } from "../lib/problem.js";
 
 /** Between two questions, without a stream and with one. */
@@ -32,7 +32,7 @@ class FleetWatch {
   roles = $state.raw<RoleInfo[]>([]);
   rolesRead = $state(false);
   rolesProblem = $state.raw<Problem | null>(null);
-  #received = new WeakMap<GroupNode, number>();
+  #received = new WeakMap<GroupNode | PeerLink, number>();
 
   stale(nowMs: number): boolean {
     if (this.heardMs === 0) return false;
@@ -42,6 +42,12 @@ class FleetWatch {
   /** How old what is known of a group is: what the hub said, and how long ago it said so. */
   ageMs(group: GroupNode, nowMs: number): number {
     return group.ageMs + Math.max(0, nowMs - (this.#received.get(group) ?? nowMs));
+  }
+
+  /** How long ago another machine was heard; null when never. */
+  heardAgoMs(link: PeerLink, nowMs: number): number | null {
+    if (link.heardMsAgo === undefined) return null;
+    return Number(link.heardMsAgo) + Math.max(0, nowMs - (this.#received.get(link) ?? nowMs));
   }
 
   /** Starts; the answer ends it. */
@@ -73,7 +79,10 @@ class FleetWatch {
     if (tree.status === "fulfilled") {
       this.nodes = tree.value.nodes;
       this.heardMs = Date.now();
-      for (const { groups } of this.nodes) for (const group of groups) this.#received.set(group, this.heardMs);
+      for (const { groups, link } of this.nodes) {
+        for (const group of groups) this.#received.set(group, this.heardMs);
+        if (link) this.#received.set(link, this.heardMs);
+      }
       this.problem = null;
     } else {
       this.problem = problemFromError(tree.reason);
@@ -101,6 +110,10 @@ class FleetWatch {
         for await (const change of telemetry.watchHealth({}, { signal, timeoutMs: STREAM_MS, onHeader })) {
           attempt = 0;
           this.heardMs = Date.now();
+          if (change.link) {
+            this.#received.set(change.link, this.heardMs);
+            this.nodes = withLink(this.nodes, change.node, change.link);
+          }
           if (!change.group) continue;
           this.#received.set(change.group, this.heardMs);
           this.nodes = withGroup(this.nodes, change.node, change.group);

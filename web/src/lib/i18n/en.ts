@@ -161,6 +161,9 @@ export const en = {
   "fleet.for": "for {time}",
   "fleet.age": "checked {time} ago",
   "fleet.restarted": "restarted {n}×",
+  "fleet.answers": "answers in {time}",
+  "fleet.last_seen": "last seen {time} ago",
+  "fleet.round_trip": "reached in {time}",
   "fleet.agents_of": "{ready} of {n} agents ready",
   "fleet.roles": "Models by role",
   "fleet.roles.none": "No roles are known yet.",
@@ -186,6 +189,8 @@ export const en = {
   "mark.stopped": "stopped",
   "mark.unknown": "unknown",
   "mark.not_built": "not built",
+  "mark.overlay_down": "overlay down",
+  "mark.differs": "differs",
 };
 
 export type Key = keyof typeof en;

@@ -162,6 +162,9 @@ export const tl: Table = {
   "fleet.for": "{time} na",
   "fleet.age": "tiningnan {time} na ang nakaraan",
   "fleet.restarted": "{n}× na-restart",
+  "fleet.answers": "sumasagot sa {time}",
+  "fleet.last_seen": "huling nakita {time} na ang nakaraan",
+  "fleet.round_trip": "naaabot sa {time}",
   "fleet.agents_of": "{ready} sa {n} ahente ang handa",
   "fleet.roles": "Mga modelo ayon sa papel",
   "fleet.roles.none": "Wala pang nalalamang papel.",
@@ -187,4 +190,6 @@ export const tl: Table = {
   "mark.stopped": "nakahinto",
   "mark.unknown": "di-tiyak",
   "mark.not_built": "hindi pa nagagawa",
+  "mark.overlay_down": "patay ang overlay",
+  "mark.differs": "naiiba",
 };

@@ -8,6 +8,7 @@ mod alerts;
 mod errors;
 mod http;
 mod logic;
+mod reaching;
 mod scraping;
 mod serve;
 mod sync;
@@ -154,6 +155,8 @@ struct Hub {
     over_limit: Mutex<BTreeSet<String>>,
     /// Shared pieces: the channel has room for all it may hold from the beginning.
     changes: broadcast::Sender<Arc<pb::WatchHealthResponse>>,
+    /// What this machine's node said last.
+    known: Mutex<reaching::Known>,
     /// What makes this hub poorer, by what it is about.
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
@@ -171,11 +174,12 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let scrape_every = ms(hub.settings.scrape_ms);
     let sync_every = ms(hub.settings.sync_ms);
     let (scraping, syncing, calming, pruning) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
-    let (rolling, showing) = (hub.clone(), hub.clone());
+    let (rolling, showing, asking) = (hub.clone(), hub.clone(), hub.clone());
     Ok(Started::serve(service(&hub))
         .reconcile("scrape", scrape_every, move || scraping.clone().scrape())
         .reconcile("sync", sync_every, move || syncing.clone().sync())
         .reconcile("calm", CALM, move || calming.clone().calm())
+        .reconcile("node", reaching::LOOK, move || asking.clone().ask_node())
         .reconcile("retention", RETENTION, move || pruning.clone().prune())
         .metrics(move |own| rolling.node_metrics(own))
         .detail("fleet", move || showing.fleet_page())
@@ -214,6 +218,7 @@ impl Hub {
             floods: Mutex::default(),
             pages: Mutex::default(),
             over_limit: Mutex::default(),
+            known: Mutex::default(),
             troubles: Mutex::default(),
             http: Http::new(),
             watched,

@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::logic::picture::{Agent, Group, roll_up};
-use super::{Hub, wire};
+use super::{Hub, lock, wire};
 use crate::draining::draining;
 use crate::fields::Fields;
 
@@ -29,7 +29,8 @@ impl Hub {
     ) -> Result<pb::GetFleetHealthResponse, Fault> {
         let now = self.now();
         let views = self.picture().views();
-        let node = |(name, groups): (_, Vec<_>)| wire::node(&name, &roll_up(&groups, now), &groups, now);
+        let known = lock(&self.known);
+        let node = |(name, groups): (_, Vec<_>)| known.node(&name, &groups, now);
         Ok(pb::GetFleetHealthResponse { nodes: views.into_iter().map(node).collect(), ..Default::default() })
     }
 
@@ -62,7 +63,9 @@ impl Hub {
         let live = self.changes.subscribe();
         let now = self.now();
         let views = self.picture().views();
-        let first: VecDeque<_> = views.into_values().flatten().map(|group| wire::change(&group, now)).collect();
+        let known = lock(&self.known);
+        let first: VecDeque<_> = views.into_values().flatten().map(|group| known.change(&group, now)).collect();
+        drop(known);
         Ok(Box::pin(stream::unfold(Some((first, live)), follow).take_until(draining(&self.ctx))))
     }
 

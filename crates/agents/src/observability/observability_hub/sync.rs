@@ -113,7 +113,17 @@ impl Hub {
         lock(&peer.state).heard = Some(now);
         let groups: Vec<Group> = delta.groups.iter().filter_map(|g| wire::read_group(&peer.node, g, now)).collect();
         let kept = self.keep(&groups, now).await;
-        let news = self.picture().merge(&peer.node, groups, now);
+        let news = {
+            let mut picture = self.picture();
+            let news = picture.merge(&peer.node, groups, now);
+            for (name, seen) in &delta.seen {
+                if let Ok(group) = name.parse() {
+                    let at = now - Duration::from_millis(seen.age_ms.into());
+                    picture.seen_there(&GroupId::new(peer.node.clone(), group), at, seen.answer_us);
+                }
+            }
+            news
+        };
         self.tell(news).await;
         let due = lock(&peer.state).compared.is_none_or(|at| now.since(at) >= ms(self.settings.digest_ms));
         if due {
@@ -195,7 +205,12 @@ impl Hub {
         }
         let node = fields.all(node)?;
         let now = self.now();
-        let newer: Vec<Group> = self.picture().newer(&versions).into_iter().cloned().collect();
+        let (newer, seen) = {
+            let picture = self.picture();
+            let newer: Vec<Group> = picture.newer(&versions).into_iter().cloned().collect();
+            let all = picture.newer(&BTreeMap::new());
+            (newer, all.into_iter().map(|group| (group.id.group.to_string(), wire::seen(group, now))).collect())
+        };
         if let Some(peer) = self.peers.iter().find(|peer| peer.node == node) {
             let mut contact = lock(&peer.state);
             contact.heard = Some(now);
@@ -203,7 +218,7 @@ impl Hub {
             contact.has.extend(newer.iter().map(|group| (group.id.clone(), group.version)));
         }
         let groups = newer.iter().map(|group| wire::group(group, now)).collect();
-        Ok(pb::SyncDeltaResponse { node: self.me.to_string(), groups, ..Default::default() })
+        Ok(pb::SyncDeltaResponse { node: self.me.to_string(), groups, seen, ..Default::default() })
     }
 
     pub(super) async fn sync_digest(

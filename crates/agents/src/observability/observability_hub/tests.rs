@@ -7,13 +7,13 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use tandem_agent::{FleetAgent, FleetGroup, FleetNode, FleetView};
+use tandem_agent::{FleetAgent, FleetGroup, FleetNode, FleetView, NodeGroup, NodeView, PeerNode, PeerPath, Reach};
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::registry::v1 as registry_pb;
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::rpc::{registry, telemetry};
 use tandem_contract::{FaultStream, Reply, Service};
-use tandem_testkit::{Rig, Running};
+use tandem_testkit::{FakeNode, Rig, Running};
 use tandem_types::{Code, Fault, Health, State, reason};
 use tokio::sync::mpsc;
 

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::logic::picture::{News, Turn};
 use super::logic::probe::{Heard, Phase, Prober, Rules};
 use super::logic::report::{self, Report};
-use super::{HEALTH_CHANGED, Hub, lock, wire};
+use super::{HEALTH_CHANGED, Hub, lock};
 
 /// A group of the own node.
 pub(super) struct Watched {
@@ -106,7 +106,11 @@ impl Hub {
     pub(super) async fn probe(&self, group: &Watched, within: Duration) -> Result<Report, String> {
         let began = Instant::now();
         let answer = self.http.get(&group.at, "/health", within).await;
-        histogram!("tandem_probe_seconds", "group" => group.id.to_string()).record(began.elapsed());
+        let took = began.elapsed();
+        histogram!("tandem_probe_seconds", "group" => group.id.to_string()).record(took);
+        if answer.is_ok() {
+            self.picture().answered(&group.id, took);
+        }
         // A group that has failed or drains answers 503 and says so in the page.
         match answer? {
             (StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE, page) => report::read(&group.id, &page),
@@ -191,7 +195,8 @@ impl Hub {
     pub(super) async fn tell(&self, news: impl IntoIterator<Item = News>) {
         for news in news {
             // An error only says that nobody watches.
-            let _ = self.changes.send(Arc::new(wire::change(&news.group, self.now())));
+            let change = lock(&self.known).change(&news.group, self.now());
+            let _ = self.changes.send(Arc::new(change));
             for turn in &news.turns {
                 self.publish(&news, turn).await;
                 if news.group.id.node == self.me {

@@ -1,5 +1,7 @@
 //! Messages of `telemetry.v1` to and from the words of the hub.
 
+use std::time::Duration;
+
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_store::alerts::Alert;
@@ -127,11 +129,17 @@ pub(super) fn group(of: &Group, now: Timestamp) -> pb::GroupNode {
         group: of.id.group.to_string(),
         health: common::Health::from(&of.health).into(),
         agents: of.agents.iter().map(agent).collect(),
-        age_ms: u32::try_from(now.since(of.seen).as_millis()).unwrap_or(u32::MAX),
+        age_ms: millis(now.since(of.seen)),
         endpoint: of.endpoint.clone(),
         version: of.version,
+        answer_us: of.answer_us,
         ..Default::default()
     }
+}
+
+/// When a group was seen.
+pub(super) fn seen(of: &Group, now: Timestamp) -> pb::GroupSeen {
+    pb::GroupSeen { age_ms: millis(now.since(of.seen)), answer_us: of.answer_us, ..Default::default() }
 }
 
 /// A group as the hub of its node says it; none when it cannot be understood.
@@ -150,22 +158,12 @@ pub(super) fn read_group(node: &NodeName, said: &pb::GroupNode, now: Timestamp) 
         endpoint: said.endpoint.clone(),
         health: said.health.as_option().map(Health::from)?,
         agents: said.agents.iter().map(agent).collect::<Option<_>>()?,
-        seen: now - std::time::Duration::from_millis(said.age_ms.into()),
+        seen: now - Duration::from_millis(said.age_ms.into()),
+        answer_us: said.answer_us,
         version: said.version,
     })
 }
 
-/// A node with its groups.
-pub(super) fn node(name: &NodeName, health: &Health, groups: &[Group], now: Timestamp) -> pb::NodeNode {
-    pb::NodeNode {
-        node: name.to_string(),
-        health: common::Health::from(health).into(),
-        groups: groups.iter().map(|g| group(g, now)).collect(),
-        ..Default::default()
-    }
-}
-
-/// A change of a group.
-pub(super) fn change(of: &Group, now: Timestamp) -> pb::WatchHealthResponse {
-    pb::WatchHealthResponse { node: of.id.node.to_string(), group: group(of, now).into(), ..Default::default() }
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }

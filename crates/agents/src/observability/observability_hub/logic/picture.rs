@@ -26,6 +26,9 @@ pub(crate) struct Group {
     pub(crate) agents: Vec<Agent>,
     /// When this was last known to be so.
     pub(crate) seen: Timestamp,
+    /// How long it took to answer the last probe that it answered, microseconds.
+    #[serde(default)]
+    pub(crate) answer_us: Option<u32>,
     /// Grows with each change, over restarts of its hub too.
     pub(crate) version: u64,
 }
@@ -53,7 +56,15 @@ impl Group {
             .collect();
         let built = agents.iter().any(|agent| agent.built);
         let (state, cause) = if built { (State::Starting, NOT_HEARD_OF) } else { (State::Unavailable, NONE_BUILT) };
-        Self { id, endpoint, health: Health::new(state, cause, now), agents, seen: now, version: version_at(now, 0) }
+        Self {
+            id,
+            endpoint,
+            health: Health::new(state, cause, now),
+            agents,
+            seen: now,
+            answer_us: None,
+            version: version_at(now, 0),
+        }
     }
 
     /// The same group in another state that holds for all its agents alike.
@@ -219,20 +230,36 @@ impl Picture {
         self.changes(before)
     }
 
+    /// An own group took so long to answer a probe.
+    pub(crate) fn answered(&mut self, id: &GroupId, took: Duration) {
+        if let Some(group) = self.groups.get_mut(id) {
+            group.answer_us = Some(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Takes when the hub of another node last saw a group of its node, which may be as it was for long.
+    pub(crate) fn seen_there(&mut self, id: &GroupId, seen: Timestamp, answer_us: Option<u32>) {
+        if let Some(group) = self.groups.get_mut(id).filter(|group| group.id.node != self.me) {
+            (group.seen, group.answer_us) = (seen, answer_us);
+        }
+    }
+
+    /// Marks a node that cannot be reached; what is known of it is stale until its hub answers again.
+    pub(crate) fn away(&mut self, node: &NodeName) -> Vec<News> {
+        let before = self.of_node(node);
+        match self.peers.get_mut(node).filter(|peer| !peer.silent) {
+            Some(peer) => peer.silent = true,
+            None => return vec![],
+        }
+        self.changes(before)
+    }
+
     /// Marks nodes whose hub has been silent for too long; what is known of them is stale from there on.
     pub(crate) fn silence(&mut self, now: Timestamp) -> Vec<News> {
         let late = |peer: &Peer| peer.heard.is_some_and(|heard| now.since(heard) > self.silent_after);
         let late: Vec<NodeName> =
             self.peers.iter().filter(|(_, peer)| !peer.silent && late(peer)).map(|(node, _)| node.clone()).collect();
-        let mut told = Vec::new();
-        for node in late {
-            let before = self.of_node(&node);
-            if let Some(peer) = self.peers.get_mut(&node) {
-                peer.silent = true;
-            }
-            told.extend(self.changes(before));
-        }
-        told
+        late.iter().flat_map(|node| self.away(node)).collect()
     }
 
     fn of_node(&self, node: &NodeName) -> Vec<Group> {

@@ -160,7 +160,9 @@ fn other_hub(said: Arc<Mutex<Option<State>>>) -> Service {
                 };
                 let known = request.versions.get("pc2/infra_core") == Some(&version);
                 let groups = if known { vec![] } else { vec![group] };
-                Ok(pb::SyncDeltaResponse { node: "pc2".into(), groups, ..Default::default() })
+                let seen = pb::GroupSeen { age_ms: 3_000, answer_us: Some(700), ..Default::default() };
+                let seen = [("infra_core".to_owned(), seen)].into_iter().collect();
+                Ok(pb::SyncDeltaResponse { node: "pc2".into(), groups, seen, ..Default::default() })
             }
         })
         .unary(telemetry::SYNC_DIGEST, move |_, _: pb::SyncDigestRequest| {
@@ -192,6 +194,10 @@ async fn another_node_is_followed_and_goes_stale_but_never_failed() {
     *said.lock().unwrap() = Some(State::Degraded);
     rig.reconcile("sync").await.unwrap();
     assert_eq!(state(&rig).await.state, State::Degraded);
+    rig.clock.advance(Duration::from_secs(3_600));
+    rig.reconcile("sync").await.unwrap();
+    let unchanged = group_now(&rig, "pc2", "infra_core").await;
+    assert_eq!((unchanged.age_ms, unchanged.answer_us), (3_000, Some(700)), "an hour without a change is no age");
 
     *said.lock().unwrap() = None;
     rig.clock.advance(Duration::from_secs(16));
@@ -206,6 +212,63 @@ async fn another_node_is_followed_and_goes_stale_but_never_failed() {
     rig.reconcile("sync").await.unwrap();
     assert_eq!(state(&rig).await.state, State::Failed);
     assert!(!alerts(&rig, true).await.iter().any(|alert| alert.kind == "peer_silent"));
+}
+
+#[tokio::test]
+async fn the_way_to_another_node_is_what_the_own_node_knows() {
+    let toy = Toy::start(Act::Break).await;
+    let said = Arc::new(Mutex::new(Some(State::Ready)));
+    let groups =
+        vec![group("solo/under_test", DEF.name, &toy.at), group("pc2/infra_core", DEF.name, "http://127.0.0.1:1")];
+    let rig = Rig::new(&DEF)
+        .peer_in("pc2/infra_core".parse().unwrap(), DEF.name, other_hub(said))
+        .fleet(fleet(groups))
+        .start()
+        .await;
+    rig.reconcile("sync").await.unwrap();
+    let node = FakeNode::default();
+    let link = async || {
+        let tree = rig.client().unary(telemetry::GET_FLEET_HEALTH, Default::default(), &rig.call()).await.unwrap();
+        tree.nodes.into_iter().find(|node| node.node == "pc2").unwrap().link.into_option()
+    };
+    assert_eq!(rig.reconcile("node").await.unwrap_err().code, Code::Unavailable, "no node says anything");
+    assert_eq!(link().await, None);
+
+    rig.peers().ask_node(Arc::new(node.clone()));
+    let knows = |reach, round_trip| {
+        let group = |id: &str, restarts| NodeGroup { id: id.parse().unwrap(), restarts };
+        let peer = PeerNode {
+            node: "pc2".parse().unwrap(),
+            reach,
+            reason: "why".into(),
+            heard: Some(Duration::from_millis(400)),
+            paths: vec![PeerPath { path: "overlay", suspicion: Some(0.1), round_trip }],
+            groups: vec![group("pc2/infra_core", 3)],
+        };
+        node.knows(NodeView { groups: vec![group("solo/under_test", 1)], peers: vec![peer] });
+    };
+    let mut changes = watch(&rig).await;
+    knows(Reach::Ready, Some(Duration::from_micros(650)));
+    rig.reconcile("node").await.unwrap();
+    rig.clock.advance(Duration::from_millis(100));
+    let ready = link().await.unwrap();
+    assert_eq!(ready.reach, pb::Reach::REACH_READY);
+    assert_eq!((ready.heard_ms_ago, ready.round_trip_us), (Some(500), Some(650)));
+    let restarts = [("pc2", "infra_core"), ("solo", "under_test")]
+        .map(async |(node, group)| group_now(&rig, node, group).await.restarts);
+    assert_eq!(futures::future::join_all(restarts).await, [Some(3), Some(1)]);
+
+    knows(Reach::Away, None);
+    rig.reconcile("node").await.unwrap();
+    let told = loop {
+        let change = changes.next().await.unwrap().unwrap();
+        if change.link.is_set() && change.link.reach == pb::Reach::REACH_AWAY {
+            break change;
+        }
+    };
+    assert_eq!((told.node.as_str(), told.group.is_set(), told.link.round_trip_us), ("pc2", false, None));
+    let stale = health(&group_now(&rig, "pc2", "infra_core").await);
+    assert_eq!((stale.state, stale.cause.as_str()), (State::Unknown, "stale: was ready when last heard of"));
 }
 
 #[tokio::test]
@@ -266,6 +329,10 @@ async fn the_own_node_is_told_to_other_hubs_once() {
     assert_eq!(all.len(), 2);
     let known = all.iter().map(|group| (format!("solo/{}", group.group), group.version)).collect();
     assert_eq!(ask(known).await, []);
+    let request = pb::SyncDeltaRequest { node: "pc2".into(), ..Default::default() };
+    let seen = rig.client().unary(telemetry::SYNC_DELTA, request, &rig.call()).await.unwrap().seen;
+    assert_eq!(seen.len(), 2);
+    assert!(seen["memory_stack"].answer_us.is_some() && seen["under_test"].answer_us.is_none(), "{seen:?}");
     let digest = rig.client().unary(telemetry::SYNC_DIGEST, Default::default(), &rig.call()).await.unwrap();
     assert_eq!((digest.node.as_str(), digest.digests.len(), digest.now_us), ("solo", 2, rig.clock.now().micros()));
 }
