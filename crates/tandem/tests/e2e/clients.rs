@@ -55,7 +55,7 @@ fn python() -> PathBuf {
 }
 
 /// Runs a script to its end, with its output in `output.txt` of a folder, and fails with that output unless all was well.
-async fn runs_well(mut command: Command, folder: &Path, fleet: &Fleet) {
+pub(crate) async fn runs_well(mut command: Command, folder: &Path, logs: &dyn Fn() -> String) {
     let path = folder.join("output.txt");
     let output = File::create(&path).unwrap();
     let mut child = command
@@ -76,31 +76,36 @@ async fn runs_well(mut command: Command, folder: &Path, fleet: &Fleet) {
         }
     };
     let said = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(ended, "exit status: 0", "{said}\n{}", fleet.said());
+    assert_eq!(ended, "exit status: 0", "{said}\n{}", logs());
 }
 
 /// An empty folder for what a test leaves for people to look at.
-fn artifacts(name: &str) -> PathBuf {
+pub(crate) fn artifacts(name: &str) -> PathBuf {
     let folder = root().join("artifacts").join(name);
     drop(std::fs::remove_dir_all(&folder));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-#[tokio::test]
-async fn the_page_works_in_a_real_browser() {
+/// A script of `web/e2e` that drives a browser against the page at an address and leaves its screenshots in a folder.
+pub(crate) fn page_script(name: &str, address: &str, folder: &Path) -> Command {
     let (browser, web) = (browser(), root().join("web"));
     let node =
         on_path("node").expect("there is no node: `scripts/clients.sh` gets it and prints the PATH to find it by");
     let driver = web.join("node_modules/playwright-core");
     assert!(driver.is_dir(), "{} is missing: `npm ci` in web/ gets it", driver.display());
+    let mut script = Command::new(node);
+    script.arg(web.join("e2e").join(name)).arg(address).arg(folder).env("CHROMIUM", browser);
+    script
+}
 
+#[tokio::test]
+async fn the_page_works_in_a_real_browser() {
     let fleet = Fleet::up().await;
     let folder = artifacts("page");
-    let mut script = Command::new(node);
-    script.arg(web.join("e2e/page.mjs")).arg(format!("http://{}", fleet.page())).arg(&folder);
-    script.env("CHROMIUM", browser).env_remove("TANDEM_TOKEN");
-    runs_well(script, &folder, &fleet).await;
+    let mut script = page_script("page.mjs", &format!("http://{}", fleet.page()), &folder);
+    script.env_remove("TANDEM_TOKEN");
+    runs_well(script, &folder, &|| fleet.said()).await;
     let pictures =
         std::fs::read_dir(&folder).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "png"));
     assert!(pictures.count() >= 8, "{} lacks pictures", folder.display());
@@ -114,5 +119,5 @@ async fn the_official_openai_client_is_answered() {
     let mut script = Command::new(python);
     script.arg(root().join("crates/gateway/tests/openai_client.py")).arg(format!("http://{}", fleet.page()));
     script.env("PYTHONUNBUFFERED", "1");
-    runs_well(script, &folder, &fleet).await;
+    runs_well(script, &folder, &|| fleet.said()).await;
 }

@@ -79,7 +79,8 @@ impl Ports {
         self.scrape + i
     }
 
-    fn page(self) -> u16 {
+    /// Where the page is.
+    pub(crate) fn page(self) -> u16 {
         self.contract + GROUPS
     }
 

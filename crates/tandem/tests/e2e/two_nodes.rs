@@ -1,24 +1,29 @@
 //! Two nodes of one fleet: two data folders on this machine, two loopback addresses.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
+use futures::{Stream, StreamExt as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tandem_node::{Control, GroupState, Layout, NodeStatus, PeerState, PeerStatus, orphans};
+use tandem_contract::pb::tandem::system::v1::SubscribeRequest;
+use tandem_contract::{Call, Channel, Client, rpc};
+use tandem_node::{Control, GroupState, Layout, NodeStatus, PeerState, PeerStatus, get, orphans};
 
+use crate::clients::{artifacts, page_script, runs_well};
 use crate::harness::{LIMIT, LOOK, Ports, kill_9, tandem};
 
 /// Two machines, and the file of the fleet that they are to be.
-struct Pair {
+pub(crate) struct Pair {
     folder: tempfile::TempDir,
-    nodes: [Machine; 2],
+    pub(crate) nodes: [Machine; 2],
 }
 
-struct Machine {
+pub(crate) struct Machine {
     name: &'static str,
-    layout: Layout,
+    pub(crate) layout: Layout,
     node: Option<Child>,
 }
 
@@ -63,9 +68,10 @@ scrape_port = {}
 }
 
 impl Pair {
-    fn new() -> Self {
+    /// With `more` in its fleet file.
+    fn new(ports: Ports, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("fleet.toml"), fleet(Ports::free())).unwrap();
+        std::fs::write(folder.path().join("fleet.toml"), fleet(ports) + more).unwrap();
         let machine = |name| Machine { name, layout: Layout::new(folder.path().join(name), None).unwrap(), node: None };
         let nodes = ["left", "right"].map(machine);
         Self { folder, nodes }
@@ -76,11 +82,23 @@ impl Pair {
     }
 
     /// A fleet of both, founded on the left; neither node runs.
-    fn founded() -> Self {
-        let pair = Self::new();
+    pub(crate) fn founded() -> Self {
+        Self::founded_with(Ports::free(), "")
+    }
+
+    fn founded_with(ports: Ports, more: &str) -> Self {
+        let pair = Self::new(ports, more);
         let file = pair.file();
         good(&pair.nodes[0].run(&["init", file.to_str().unwrap(), "--node", "left"]));
         pair
+    }
+
+    async fn join(mut self) -> Self {
+        self.nodes[0].up().await;
+        let line = self.invite(&[]);
+        good(&self.nodes[1].run(&["join", &line]));
+        self.nodes[1].up().await;
+        self
     }
 
     /// The line to join with.
@@ -92,11 +110,11 @@ impl Pair {
 }
 
 /// Fails with what a command said, unless it went well.
-fn good(output: &Output) {
+pub(crate) fn good(output: &Output) {
     assert!(output.status.success(), "{}", said(output));
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -107,11 +125,11 @@ impl Machine {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command().args(args).output().unwrap()
     }
 
-    async fn up(&mut self) {
+    pub(crate) async fn up(&mut self) {
         let log = std::fs::File::create(self.layout.data().with_extension("txt")).unwrap();
         let mut command = self.command();
         self.node = Some(command.arg("up").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
@@ -119,7 +137,7 @@ impl Machine {
     }
 
     /// Waits until the node's own picture is as wanted.
-    async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let end = Instant::now() + LIMIT;
         loop {
             let status = Control::new(&self.layout).status().await;
@@ -133,17 +151,17 @@ impl Machine {
         }
     }
 
-    async fn sees(&self, state: PeerState) -> PeerStatus {
+    pub(crate) async fn sees(&self, state: PeerState) -> PeerStatus {
         let status = self.until(&format!("its peer is {state:?}"), |status| status.peers[0].state == state).await;
         status.peers.into_iter().next().unwrap()
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let up = std::fs::read_to_string(self.layout.data().with_extension("txt")).unwrap_or_default();
         up + &tandem_process::tail(&self.layout.node_log(), 30).join("\n")
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.node.as_ref().unwrap().id();
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
@@ -166,6 +184,17 @@ impl Drop for Machine {
             let _ = nix::sys::signal::killpg(Pid::from_raw(i32::try_from(orphan.pid).unwrap()), Signal::SIGKILL);
         }
     }
+}
+
+/// What `node.link` says of the other machine, from the oldest word on; the group that says it listens at `port`.
+async fn turns(port: u16) -> Pin<Box<dyn Stream<Item = String>>> {
+    let client = Client::new(Channel::network(), format!("http://127.0.0.1:{port}").parse().unwrap());
+    let request = SubscribeRequest { topics: vec!["node.link".into()], ..Default::default() };
+    let events = client.server_stream(rpc::host::SUBSCRIBE, request, &Call::from_door("cli")).await.unwrap();
+    Box::pin(events.map(|event| {
+        let payload: serde_json::Value = serde_json::from_str(&event.unwrap().payload_json).unwrap();
+        payload["state"].as_str().unwrap().to_owned()
+    }))
 }
 
 fn listens(address: &str) -> bool {
@@ -206,13 +235,24 @@ async fn two_nodes_join_see_each_other_and_go_on_alone() {
     pair.nodes[0].until("the group came back", |status| status.peers[0].groups[0].restarts == 1).await;
 
     // A silent peer is unknown, and everything here goes on.
+    let core = left.groups.iter().find(|group| group.group.group.as_str() == "infra_core").unwrap().port;
+    let mut turns = turns(core).await;
+    assert_eq!(turns.next().await.as_deref(), Some("ready"));
     pair.nodes[1].signal(Signal::SIGSTOP);
     let unknown = pair.nodes[0].sees(PeerState::Unknown).await;
     assert!(unknown.reason.starts_with("last seen"), "{unknown:?}");
     let status = Control::new(&pair.nodes[0].layout).status().await.unwrap();
     assert!(status.groups.iter().all(|group| group.state == GroupState::Ready && group.restarts == 0), "{status:?}");
+    assert_eq!(turns.next().await.as_deref(), Some("away"));
+    let phi = "tandem_peer_phi{node=\"right\",path=\"overlay\"} ";
+    let page = get(([127, 0, 0, 1], core).into(), "/metrics?own", LIMIT).await.unwrap();
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    let phi = page.lines().find_map(|line| line.strip_prefix(phi)).expect("the suspicion is counted");
+    assert!(phi.parse::<f64>().unwrap() > 1.0, "{phi}");
+    assert!(page.contains("tandem_peer_rtt_seconds{node=\"right\",path=\"overlay\"} NaN"), "it does not answer");
     pair.nodes[1].signal(Signal::SIGCONT);
     pair.nodes[0].sees(PeerState::Alive).await;
+    assert_eq!(turns.next().await.as_deref(), Some("ready"));
 
     // Shut out, it is heard no more.
     good(&pair.nodes[0].run(&["revoke", "right"]));
@@ -248,4 +288,34 @@ async fn whoever_may_not_join_is_told_why_and_nothing_changes() {
 fn address(_line: &str, pair: &Pair) -> String {
     let plan: serde_json::Value = serde_json::from_slice(&pair.nodes[0].run(&["plan", "--json"]).stdout).unwrap();
     plan["nodes"]["left"]["link"]["overlay"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_page_shows_how_another_machine_is_reached_and_when_it_was_last_seen() {
+    let ports = Ports::free();
+    let page = format!("127.0.0.1:{}", ports.page());
+    let web = format!(
+        "\n[group.\"left/web_interface\"]\nagents = [\"UnifiedWebAgent\"]\nram_mib = 128\nport = {}\nscrape_port = {}\n\n\
+         [web]\nlisten = \"{page}\"\n",
+        ports.contract + 4,
+        ports.scrape(2)
+    );
+    let pair = Pair::founded_with(ports, &web).join().await;
+    let folder = artifacts("machines");
+    let shows = async |state: &str| {
+        let mut script = page_script("machine.mjs", &format!("http://{page}"), &folder);
+        script.args(["right", state]);
+        runs_well(script, &folder, &|| pair.nodes[0].logs()).await;
+    };
+    shows("ready").await;
+    // Of a machine that is away neither the node answers nor what it runs.
+    let right = Control::new(&pair.nodes[1].layout).status().await.unwrap();
+    let groups: Vec<Pid> =
+        right.groups.iter().map(|group| Pid::from_raw(i32::try_from(group.pid.unwrap()).unwrap())).collect();
+    pair.nodes[1].signal(Signal::SIGSTOP);
+    groups.iter().for_each(|group| kill(*group, Signal::SIGSTOP).unwrap());
+    shows("unknown").await;
+    groups.iter().for_each(|group| kill(*group, Signal::SIGCONT).unwrap());
+    pair.nodes[1].signal(Signal::SIGCONT);
+    shows("ready").await;
 }
