@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Ask(AskArgs),
     /// Show node, groups and agents
     Status(StatusArgs),
+    /// Watch nodes, groups, agents, restarts and latencies, live
+    Top(TopArgs),
     /// Show what groups have logged
     Logs(LogsArgs),
     /// Show what a fleet file means, and everything that is wrong with it
@@ -128,6 +130,19 @@ pub(crate) struct StatusArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Show one picture and end; so it does anyway where the output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// One picture as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Time between two looks, such as `1s` or `1m`
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = pause)]
+    pub(crate) every: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -322,6 +337,11 @@ fn time(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(expected)
 }
 
+/// Reads a time between two looks: it takes some.
+fn pause(text: &str) -> Result<Duration, String> {
+    time(text).and_then(|time| if time.is_zero() { Err("write at least 1s".into()) } else { Ok(time) })
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Which group: `node/group`
@@ -352,5 +372,6 @@ mod tests {
         for wrong in ["", "15", "m", "15 m", "15min", "-1s", "1d", "99999999999999999999s", "9999999999999999999h"] {
             assert!(time(wrong).is_err(), "{wrong}");
         }
+        assert!(pause("0s").is_err() && pause("1s").is_ok());
     }
 }

@@ -101,7 +101,7 @@ fn stamp(line: &str) -> Option<String> {
 }
 
 /// A JSON log line for people: time, level, message, then the rest as `key=value`. Other lines stay as they are.
-fn readable(line: &str) -> String {
+pub(crate) fn readable(line: &str) -> String {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else { return line.to_owned() };
     // Other programs keep what an event carries apart.
     if let Some(Value::Object(inner)) = fields.remove("fields") {

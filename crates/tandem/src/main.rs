@@ -27,6 +27,7 @@ mod probe;
 mod serve;
 mod status;
 mod style;
+mod top;
 mod tree;
 mod trust;
 mod up;
@@ -79,6 +80,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Up(args) => wait(up::run(args, place()?)),
         Command::Ask(args) => wait(ask::run(args, place()?)),
         Command::Status(args) => wait(status::run(args, place()?)),
+        Command::Top(args) => wait(top::run(args, place()?)),
         Command::Probe(args) => wait(probe::run(args, place()?)),
         Command::Down(args) => wait(down::run(args, place()?)),
         Command::Restart(args) => wait(down::restart(args, place()?)),

@@ -10,6 +10,7 @@ mod clients;
 mod commands;
 mod disturbed;
 mod harness;
+mod top;
 mod traces;
 mod turns;
 mod two_nodes;

@@ -93,6 +93,11 @@ impl Pair {
         pair
     }
 
+    /// A fleet of both that have joined, and run.
+    pub(crate) async fn joined() -> Self {
+        Self::founded().join().await
+    }
+
     async fn join(mut self) -> Self {
         self.nodes[0].up().await;
         let line = self.invite(&[]);
@@ -134,6 +139,12 @@ impl Machine {
         let mut command = self.command();
         self.node = Some(command.arg("up").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         self.until("it has started", |status| status.settled).await;
+    }
+
+    /// Ends the node and waits for its end.
+    pub(crate) fn down(&mut self) {
+        good(&self.run(&["down"]));
+        assert!(self.node.take().unwrap().wait().unwrap().success(), "{}", self.logs());
     }
 
     /// Waits until the node's own picture is as wanted.
