@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tandem_types::{GroupId, NodeName, State, Timestamp};
 
-use crate::logic::forecast::Forecast;
 use crate::link::{PeerGroup, PeerStatus};
+use crate::logic::forecast::Forecast;
 use crate::machine::MachineUse;
 use crate::spec::Limits;
 
