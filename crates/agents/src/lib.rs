@@ -5,6 +5,7 @@ pub mod control;
 mod draining;
 mod fields;
 pub mod language;
+mod load;
 pub mod machine;
 pub mod memory;
 pub mod observability;
@@ -28,6 +29,7 @@ pub const ALL: &[&AgentDef] = &[
     &memory::session_memory::DEF,
     &language::chitchat::DEF,
     &language::responder::DEF,
+    &control::resource_manager::DEF,
     &utility::unified_web::DEF,
 ];
 

@@ -23,6 +23,8 @@ async fn fleet() -> Fleet {
         .group("infra_core", &["ServiceRegistry", "SystemDigitalTwin", "UnifiedSystemAgent"])
         .group("coordination", &["RequestCoordinator", "ModelManagerSuite"])
         .group("observability", &["ObservabilityHub"])
+        // Of another node, in a plan with two; here it is one more that may be asked.
+        .group("resources", &["ResourceManager"])
         .group("memory_stack", &["SessionMemoryAgent"])
         .group("language_stack", &["ChitchatAgent", "Responder"])
         .group("web_interface", &["UnifiedWebAgent"])

@@ -24,14 +24,26 @@ pub struct Twin {
 }
 
 impl Twin {
-    /// Opens the file, creating or migrating it as needed. Blocks while it does so.
+    /// Opens the twin's file, creating or migrating it as needed. Blocks while it does so.
     ///
     /// # Errors
     /// Those of [`Db::open`].
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Fault> {
+        Self::keeping(path, Policy::TWIN)
+    }
+
+    /// As [`Twin::open`], for `resources.db`.
+    ///
+    /// # Errors
+    /// Those of [`Db::open`].
+    pub fn open_resources(path: impl Into<PathBuf>) -> Result<Self, Fault> {
+        Self::keeping(path, Policy::RESOURCES)
+    }
+
+    fn keeping(path: impl Into<PathBuf>, policy: Policy) -> Result<Self, Fault> {
         let db = Db::open(path, MIGRATIONS)?;
         Ok(Self {
-            series: SqliteSeries::new(db.clone(), Policy::TWIN),
+            series: SqliteSeries::new(db.clone(), policy),
             reservations: SqliteReservations::new(db.clone()),
             db,
         })

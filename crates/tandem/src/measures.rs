@@ -24,6 +24,7 @@ use Kind::{Counter, Gauge, Histogram};
 const MEASURES: &[(Kind, &str, &str)] = &[
     (Gauge, "process_resident_memory_bytes", "Resident memory of the process."),
     (Counter, "tandem_actions_total", "Actions on agents and groups, by kind and outcome."),
+    (Counter, "tandem_admission_total", "Promises of memory, processor or disk that were asked for, by outcome."),
     (Counter, "tandem_agent_faults_total", "Failures of agents outside of calls, by code."),
     (Counter, "tandem_agent_restarts_total", "Times an agent was started again."),
     (Gauge, "tandem_agent_state", "1 for the state an agent is in, 0 for the others."),
@@ -53,6 +54,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Gauge, "tandem_peer_phi", "How much the silence of another node is suspected, by path: 8 is one in 10^8."),
     (Gauge, "tandem_peer_rtt_seconds", "Time that another node took to answer last, by path; NaN while it does not."),
     (Gauge, "tandem_peer_state_age_seconds", "Time since the hub of another node was heard of."),
+    (Gauge, "tandem_pressure_ratio", "Share of time in which tasks of a machine waited for memory."),
     (Histogram, "tandem_probe_seconds", "Time a group took to answer a probe, or until the probe was given up."),
     (Gauge, "tandem_queue_depth", "Work that waits or runs, by agent or kind."),
     (Histogram, "tandem_queue_wait_seconds", "Time a turn waited in the queue."),
@@ -61,6 +63,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Gauge, "tandem_registry_revision", "Number of the last change of the registry."),
     (Gauge, "tandem_registry_watchers", "Open watches of the registry."),
     (Gauge, "tandem_reservations_bytes", "Memory that is promised to somebody."),
+    (Gauge, "tandem_reserved_bytes", "Memory and disk that ResourceManager has promised, by kind."),
     (Counter, "tandem_role_fallback_total", "Tickets that another model than the bound one serves, by role."),
     (Counter, "tandem_route_total", "Turns by the handler that took them."),
     (Histogram, "tandem_rpc_duration_seconds", "Time an agent took to answer a call."),

@@ -61,6 +61,14 @@ impl Policy {
         events: Duration::from_hours(90 * DAY),
     };
 
+    /// A resource manager's: raw samples for 24 hours, and nothing that is older.
+    pub const RESOURCES: Self = Self {
+        raw: RawKept::For(Duration::from_hours(DAY)),
+        means: &[],
+        series_per_owner: 2_000,
+        events: Duration::from_hours(DAY),
+    };
+
     /// An observability hub's: raw samples for 48 hours, 5-minute means for 30 days, 2,000 series of one group.
     pub const TELEMETRY: Self = Self {
         raw: RawKept::For(Duration::from_hours(48)),

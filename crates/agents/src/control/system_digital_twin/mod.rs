@@ -6,7 +6,6 @@
 
 mod link;
 mod logic;
-mod machine;
 mod picture;
 mod serve;
 #[cfg(test)]
@@ -24,17 +23,19 @@ use tandem_agent::{AgentDef, Ctx, Event, Started, bind};
 use tandem_contract::pb::tandem::registry::v1 as registry_pb;
 use tandem_contract::rpc::{registry, twin};
 use tandem_contract::{Service, state_of};
-use tandem_store::reservations::ReservationStore;
-use tandem_store::series::{Happening, Query, Sample, SeriesKey, SeriesStore};
+use tandem_store::reservations::{ReservationStore, Resource};
+use tandem_store::series::{Happening, SeriesStore};
 use tandem_store::twin::Twin as Stores;
 use tandem_types::{AgentId, Fault, Health, NodeName, State, Timestamp};
 use tokio::sync::broadcast;
 
+use crate::load::desk::Desk;
+use crate::load::figures::{self, Figures, Measured};
+use crate::load::machine::Machine;
+use crate::load::weighing::Limits;
 use crate::opening::open;
 use link::NODE_LINK;
-use logic::TREND;
-use machine::{Figures, Machine};
-use picture::{Picture, SERIES};
+use picture::{Picture, Scope};
 
 /// The agent.
 pub const DEF: AgentDef = AgentDef {
@@ -90,9 +91,8 @@ struct Twin {
     stores: Stores,
     machine: Mutex<Machine>,
     picture: Mutex<Picture>,
-    limits: Mutex<BTreeMap<NodeName, logic::Limits>>,
-    /// Held from deciding about a promise to keeping it, so that two do not rest on the same room.
-    gate: tokio::sync::Mutex<()>,
+    limits: Mutex<BTreeMap<NodeName, Limits>>,
+    desk: Desk,
     changes: broadcast::Sender<NodeName>,
     events: Mutex<logic::Seen>,
     links: Mutex<link::Told>,
@@ -109,7 +109,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
         machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
         picture: Mutex::new(Picture::new(ctx.id().node.clone(), nodes, agents)),
         limits: Mutex::default(),
-        gate: tokio::sync::Mutex::default(),
+        desk: Desk::new(stores.reservations.clone()),
         changes: broadcast::channel(watch_buffer.max(1)).0,
         events: Mutex::new(logic::Seen::new(REMEMBERED_EVENTS)),
         links: Mutex::default(),
@@ -167,44 +167,27 @@ impl Twin {
         let names: Vec<NodeName> = self.ctx.fleet().nodes.iter().map(|node| node.name.clone()).collect();
         for node in names {
             let stored = self.stores.reservations.limits(&node).await?;
-            lock(&self.limits).insert(node.clone(), logic::Limits::from_stored(&stored));
-            for series in SERIES {
-                let past = self.history(series, &node, now - TREND, now, Duration::ZERO).await?;
-                if let Ok(known) = self.picture().node_mut(&node) {
-                    past.into_iter().for_each(|(at, value)| known.remember(series, at, value));
-                }
-            }
+            lock(&self.limits).insert(node.clone(), logic::LIMITS.with(&stored));
+            let load = Measured::look_back(&self.stores.series, &node, now).await?;
+            self.picture().node_mut(&node)?.load = load;
         }
         self.restore_links().await?;
-        self.reload_reservations().await
-    }
-
-    async fn reload_reservations(&self) -> Result<(), Fault> {
-        let now = self.now();
-        let holding = self.stores.reservations.reservations(now).await?;
-        let mut picture = self.picture();
-        picture.set_reservations(holding);
-        for (resource, amount) in picture.promised_bytes(now) {
-            gauge!("tandem_reservations_bytes", "kind" => resource.as_str()).set(amount);
-        }
+        self.desk.reload(now).await?;
+        self.show_promises();
         Ok(())
     }
 
-    /// Past values of a series of a machine, oldest first; none when there are none.
-    async fn history(
-        &self,
-        series: &str,
-        node: &NodeName,
-        from: Timestamp,
-        to: Timestamp,
-        step: Duration,
-    ) -> Result<Vec<(Timestamp, f64)>, Fault> {
-        let owner = Some(node.to_string());
-        let query = Query { name: series.to_owned(), owner, labels: BTreeMap::new(), from, to, step };
-        match self.stores.series.query(query).await {
-            Ok(found) => Ok(found.into_iter().flat_map(|s| s.points).map(|point| (point.at, point.mean)).collect()),
-            Err(fault) if fault.code == tandem_types::Code::NotFound => Ok(Vec::new()),
-            Err(fault) => Err(fault),
+    /// Charges what models are measured to use to what their groups were promised.
+    fn charge(&self) {
+        let uses = self.picture().nodes(&Scope::Fleet).into_iter().flat_map(|(_, node)| node.uses()).collect();
+        self.desk.uses(uses);
+    }
+
+    fn show_promises(&self) {
+        for (resource, amount) in self.desk.promised(self.now()) {
+            if resource != Resource::Cpu {
+                gauge!("tandem_reservations_bytes", "kind" => resource.as_str()).set(amount);
+            }
         }
     }
 
@@ -215,24 +198,18 @@ impl Twin {
             .await
             .map_err(|e| Fault::internal(format!("the thread that measures this machine ended: {e}")))?;
         let node = self.ctx.id().node.clone();
-        show(&node, &figures);
-        self.picture().node_mut(&node)?.cpus = crate::machine::cpus();
+        figures::show(&node, &figures);
+        self.picture().node_mut(&node)?.load.cpus = crate::machine::cpus();
         self.take(&node, self.now(), figures).await
     }
 
     /// Takes a sample of a machine: into the picture, to watchers, to disk.
     async fn take(&self, node: &NodeName, at: Timestamp, figures: Figures) -> Result<(), Fault> {
-        if !self.picture().node_mut(node)?.take(at, figures) {
+        if !self.picture().node_mut(node)?.load.take(at, figures) {
             return Ok(());
         }
         self.changed(node);
-        let sample = |(name, value): (&str, f64)| Sample {
-            key: SeriesKey { owner: node.to_string(), name: name.to_owned(), labels: BTreeMap::new() },
-            at,
-            value,
-        };
-        let samples: Vec<Sample> = picture::series(&figures).map(sample).collect();
-        self.stores.series.append(samples, self.now()).await.map(drop)
+        self.stores.series.append(figures.samples(node, at), self.now()).await.map(drop)
     }
 
     fn changed(&self, node: &NodeName) {
@@ -243,9 +220,10 @@ impl Twin {
     /// Removes what is past its time.
     async fn tidy(self: Arc<Self>) -> Result<(), Fault> {
         let now = self.now();
-        self.stores.reservations.expire(now).await?;
         self.stores.series.prune(now).await?;
-        self.reload_reservations().await
+        self.desk.tidy(now).await?;
+        self.show_promises();
+        Ok(())
     }
 
     /// Follows the registry for as long as the agent lives.
@@ -317,18 +295,5 @@ impl Twin {
         self.stores.series.note(vec![happening]).await?;
         lock(&self.events).insert(event.id);
         Ok(())
-    }
-}
-
-/// Sets the machine's gauges.
-fn show(node: &NodeName, figures: &Figures) {
-    let name = || node.to_string();
-    if let Some(ratio) = figures.cpu_ratio {
-        gauge!("tandem_node_cpu_ratio", "node" => name()).set(ratio);
-    }
-    for (kind, bytes) in [("total", figures.ram_total), ("used", figures.ram_used)] {
-        if let Some(bytes) = bytes {
-            gauge!("tandem_node_memory_bytes", "node" => name(), "kind" => kind).set(bytes as f64);
-        }
     }
 }

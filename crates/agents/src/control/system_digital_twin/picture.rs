@@ -1,14 +1,13 @@
 //! The live picture: what each machine measured, which agents are there, which models are loaded.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use tandem_store::reservations::{Reservation, Resource};
-use tandem_types::{AgentId, Code, Fault, GroupId, Health, NodeName, State, Timestamp, reason};
+use tandem_store::reservations::Resource;
+use tandem_types::{AgentId, Fault, GroupId, Health, NodeName, State, Timestamp};
 
-use super::logic::{Basis, Recent, outstanding};
-use super::machine::Figures;
 use crate::control::NOT_BUILT;
+use crate::load::figures::Measured;
+use crate::load::weighing::Basis;
 
 /// What the registry says of a lease that was not renewed.
 const EXPIRED: &str = "expired";
@@ -29,13 +28,10 @@ pub(super) struct Lease {
 /// What is known of one machine.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Node {
-    /// The last sample; none before the first.
-    pub(super) sample: Option<(Timestamp, Figures)>,
-    /// Processors; 0 when not said.
-    pub(super) cpus: u32,
+    /// Its load.
+    pub(super) load: Measured,
     /// Models loaded there.
     pub(super) models: Vec<Lease>,
-    recent: BTreeMap<&'static str, Recent>,
 }
 
 /// What a request is about.
@@ -51,50 +47,14 @@ pub(super) enum Scope {
     Agent(AgentId),
 }
 
-/// Series of a machine, as they are kept and asked for.
-pub(super) const SERIES: [&str; 6] =
-    ["cpu_ratio", "ram_total_bytes", "ram_used_bytes", "memory_pressure_ratio", "disk_total_bytes", "disk_used_bytes"];
-
-/// The figures of a sample by series; absent ones are left out.
-pub(super) fn series(figures: &Figures) -> impl Iterator<Item = (&'static str, f64)> {
-    let bytes = |value: Option<u64>| value.map(|bytes| bytes as f64);
-    let values = [
-        figures.cpu_ratio,
-        bytes(figures.ram_total),
-        bytes(figures.ram_used),
-        figures.memory_pressure,
-        bytes(figures.disk_total),
-        bytes(figures.disk_used),
-    ];
-    SERIES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)))
-}
-
 impl Node {
-    /// Takes a sample; one that is older than the last is ignored.
-    pub(super) fn take(&mut self, at: Timestamp, figures: Figures) -> bool {
-        if self.sample.is_some_and(|(last, _)| last >= at) {
-            return false;
+    /// Bytes that the models of each group are measured to use.
+    pub(super) fn uses(&self) -> BTreeMap<GroupId, u64> {
+        let mut uses = BTreeMap::new();
+        for lease in &self.models {
+            *uses.entry(lease.group.clone()).or_insert(0) += lease.measured.unwrap_or(0);
         }
-        for (name, value) in series(&figures) {
-            self.remember(name, at, value);
-        }
-        self.sample = Some((at, figures));
-        true
-    }
-
-    /// Takes a past value, so that the trend has something to look back on.
-    pub(super) fn remember(&mut self, series: &'static str, at: Timestamp, value: f64) {
-        self.recent.entry(series).or_default().push(at, value);
-    }
-
-    /// Busy share of the processors, mean of the last minute.
-    pub(super) fn cpu_minute(&self) -> Option<f64> {
-        self.recent.get("cpu_ratio").and_then(Recent::minute)
-    }
-
-    /// Bytes of video or main memory that models of a group are measured to use.
-    fn used_by(&self, group: &GroupId) -> u64 {
-        self.models.iter().filter(|lease| lease.group == *group).filter_map(|lease| lease.measured).sum()
+        uses
     }
 
     /// Bytes leased to models that they do not use yet.
@@ -111,9 +71,6 @@ pub(super) struct Picture {
     nodes: BTreeMap<NodeName, Node>,
     /// Agents of the plan, in its order, with what the registry says.
     agents: Vec<(AgentId, Option<Health>, bool)>,
-    reservations: Vec<Reservation>,
-    /// What the group of a promise's holder used when it was given.
-    used_before: HashMap<String, u64>,
 }
 
 impl Picture {
@@ -123,8 +80,6 @@ impl Picture {
             own,
             nodes: nodes.into_iter().map(|node| (node, Node::default())).collect(),
             agents: agents.into_iter().map(|(agent, built)| (agent, None, built)).collect(),
-            reservations: Vec::new(),
-            used_before: HashMap::new(),
         }
     }
 
@@ -255,102 +210,23 @@ impl Picture {
         Ok(new)
     }
 
-    /// Takes the promises that hold now.
-    pub(super) fn set_reservations(&mut self, reservations: Vec<Reservation>) {
-        let before: HashMap<String, u64> = reservations
-            .iter()
-            .map(|r| (r.id.clone(), self.used_before.get(&r.id).copied().unwrap_or_else(|| self.holder_uses(r))))
-            .collect();
-        self.used_before = before;
-        self.reservations = reservations;
-    }
-
-    /// The promises that hold at `now`, soonest to end first.
-    pub(super) fn reservations(&self, node: Option<&NodeName>, now: Timestamp) -> Vec<&Reservation> {
-        let holds = |r: &&Reservation| r.expires > now && node.is_none_or(|node| r.of.node == *node);
-        let mut holding: Vec<&Reservation> = self.reservations.iter().filter(holds).collect();
-        holding.sort_by_key(|r| r.expires);
-        holding
-    }
-
-    fn holder_uses(&self, reservation: &Reservation) -> u64 {
-        let holder = reservation.of.holder.parse::<AgentId>().map(|agent| agent.group_id());
-        let node = self.nodes.get(&reservation.of.node);
-        holder.ok().zip(node).map_or(0, |(group, node)| node.used_by(&group))
-    }
-
-    /// Promised on a machine and not in use yet.
-    fn promised(&self, node: &NodeName, resource: Resource, now: Timestamp) -> f64 {
-        let of_models = match resource {
-            Resource::Ram => self.nodes.get(node).map_or(0, Node::leased_ahead) as f64,
-            Resource::Vram | Resource::Cpu | Resource::Disk => 0.0,
-        };
-        let of_holders: f64 = self
-            .reservations(Some(node), now)
-            .into_iter()
-            .filter(|r| r.of.resource == resource)
-            .map(|r| {
-                let used = match resource {
-                    Resource::Ram => {
-                        let before = self.used_before.get(&r.id).copied().unwrap_or(0);
-                        self.holder_uses(r).saturating_sub(before) as f64
-                    }
-                    Resource::Vram | Resource::Cpu | Resource::Disk => 0.0,
-                };
-                outstanding(r.of.amount, used)
-            })
-            .sum();
-        of_models + of_holders
-    }
-
-    /// What a projection for a machine rests on.
+    /// What a projection for a machine rests on, where `outstanding` is what it has promised beside its models.
     ///
     /// # Errors
-    /// `not_found` for an unknown machine, or for video memory where no card is known; `unavailable`, `no_sample`, when
-    /// the figure was never measured.
+    /// `not_found` for an unknown machine; those of [`Measured::basis`].
     pub(super) fn basis(
         &self,
         node: &str,
         resource: Resource,
         card: Option<u32>,
+        outstanding: f64,
         now: Timestamp,
     ) -> Result<Basis, Fault> {
         let (name, known) = self.node(node)?;
-        if resource == Resource::Vram {
-            let which = card.map(|card| format!(" {card}")).unwrap_or_default();
-            return Err(Fault::not_found(format!("no graphics card{which} is known on {node}")));
-        }
-        let no_sample = || {
-            let message = format!("{resource} of {node} was not measured yet; ask again in 10 s");
-            Fault::new(Code::Unavailable, reason::NO_SAMPLE, message).retry_after(Duration::from_secs(10))
+        let of_models = match resource {
+            Resource::Ram => known.leased_ahead() as f64,
+            Resource::Vram | Resource::Cpu | Resource::Disk => 0.0,
         };
-        let (at, figures) = known.sample.as_ref().ok_or_else(no_sample)?;
-        let (measured, capacity, series) = match resource {
-            Resource::Ram => {
-                (figures.ram_used.map(|b| b as f64), figures.ram_total.map(|b| b as f64), "ram_used_bytes")
-            }
-            Resource::Disk => {
-                (figures.disk_used.map(|b| b as f64), figures.disk_total.map(|b| b as f64), "disk_used_bytes")
-            }
-            Resource::Cpu | Resource::Vram => (known.cpu_minute(), Some(1.0), "cpu_ratio"),
-        };
-        let (measured, capacity) = measured.zip(capacity).ok_or_else(no_sample)?;
-        Ok(Basis {
-            measured,
-            outstanding: self.promised(name, resource, now),
-            slope: known.recent.get(series).map_or(0.0, Recent::slope),
-            capacity,
-            age: now.since(*at),
-        })
-    }
-
-    /// Bytes promised in all, by what they are of.
-    pub(super) fn promised_bytes(&self, now: Timestamp) -> Vec<(Resource, f64)> {
-        let of = |resource: Resource| {
-            let amounts = self.reservations(None, now).into_iter().filter(|r| r.of.resource == resource);
-            // The sum of nothing is -0 for floats.
-            (resource, amounts.map(|r| r.of.amount).sum::<f64>() + 0.0)
-        };
-        [Resource::Ram, Resource::Vram, Resource::Disk].map(of).to_vec()
+        known.load.basis(name, resource, card, of_models + outstanding, now)
     }
 }

@@ -7,27 +7,19 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use tandem_contract::pb::tandem::twin::v1 as pb;
 use tandem_contract::{Call, Reply};
-use tandem_store::reservations::{NewReservation, Reservation, ReservationStore, Resource};
-use tandem_types::{AgentId, Code, Fault, NodeName, Timestamp, reason};
+use tandem_store::reservations::ReservationStore;
+use tandem_types::{Code, Fault, NodeName};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::logic::{Limits, Outcome, STALE, simulate};
-use super::picture::{SERIES, Scope};
-use super::wire::{self, Amount, AmountFields};
-use super::{Twin, lock};
-use crate::control::OVER_LIMIT;
+use super::logic::{LIMITS, simulate};
+use super::picture::Scope;
+use super::{Twin, lock, wire};
+use crate::control::OTHERS_NODE;
 use crate::draining::draining;
-use crate::fields::Fields;
-
-/// Reason: another agent is the authority for that machine.
-const OTHERS_NODE: &str = "others_node";
-/// A promise lasts this long when nothing is said.
-const PROMISE_MS: u32 = 60_000;
-/// Longest promise: a longer one would outlive the picture it rests on.
-const LONGEST_MS: u32 = 3_600_000;
-/// When to ask again for what could not be promised.
-const AGAIN: Duration = Duration::from_secs(5);
+use crate::load::asked::{self, Amount, Order};
+use crate::load::figures;
+use crate::load::weighing::{Limits, Outcome};
 
 impl Twin {
     fn states(&self, scope: &Scope) -> Vec<pb::NodeState> {
@@ -51,17 +43,7 @@ impl Twin {
         request: pb::GetHistoryRequest,
     ) -> Result<pb::GetHistoryResponse, Fault> {
         let node = self.picture().node(&request.node)?.0.clone();
-        if !SERIES.contains(&request.series.as_str()) {
-            return Err(Fault::not_found(format!("no series `{}`; known are {}", request.series, SERIES.join(", "))));
-        }
-        let to = if request.to_us == 0 { self.now() + Duration::from_micros(1) } else { Timestamp(request.to_us) };
-        if request.from_us > to.micros() {
-            return Err(Fault::invalid_field("from_us", "is later than `to_us`"));
-        }
-        let step = Duration::from_millis(request.step_ms.into());
-        let points = self.history(&request.series, &node, Timestamp(request.from_us), to, step).await?;
-        let point = |(at, value): (Timestamp, f64)| pb::Point { at_us: at.micros(), value, ..Default::default() };
-        Ok(pb::GetHistoryResponse { points: points.into_iter().map(point).collect(), ..Default::default() })
+        figures::history(&self.stores.series, &node, &request, self.now()).await
     }
 
     /// Sends the picture, then each machine of the scope again when something about it changed.
@@ -81,14 +63,17 @@ impl Twin {
 
     /// What adding an amount to a machine would lead to, and the age of the sample it rests on.
     fn project(&self, node: &str, asked: &Amount) -> Result<(Outcome, Duration), Fault> {
-        let basis = self.picture().basis(node, asked.resource, asked.card, self.now())?;
+        let now = self.now();
+        let name = self.picture().node(node)?.0.clone();
+        let outstanding = self.desk.outstanding(&name, asked.resource, now);
+        let basis = self.picture().basis(node, asked.resource, asked.card, outstanding, now)?;
         let limits = self.limits_of(node);
         Ok((simulate(asked.resource, &basis, asked.amount, asked.duration, &limits), basis.age))
     }
 
     fn limits_of(&self, node: &str) -> Limits {
         let limits = lock(&self.limits);
-        limits.iter().find(|(name, _)| name.as_str() == node).map_or_else(Limits::default, |(_, limits)| *limits)
+        limits.iter().find(|(name, _)| name.as_str() == node).map_or(LIMITS, |(_, limits)| *limits)
     }
 
     pub(super) async fn simulate_load(
@@ -96,13 +81,9 @@ impl Twin {
         _: Call,
         request: pb::SimulateLoadRequest,
     ) -> Result<pb::SimulateLoadResponse, Fault> {
-        let mut fields = Fields::default();
-        let kind = request.kind.as_known();
-        let pb::SimulateLoadRequest { bytes, ratio, card, duration_ms, .. } = request;
-        let asked = wire::amount(&AmountFields { kind, bytes, ratio, card, duration_ms }, &mut fields);
-        let asked = fields.all(asked)?;
+        let asked = asked::load(&request)?;
         let (outcome, age) = self.project(&request.node, &asked)?;
-        Ok(wire::outcome(&outcome, age))
+        Ok(outcome.told(age))
     }
 
     pub(super) async fn reserve(
@@ -110,62 +91,16 @@ impl Twin {
         _: Call,
         request: pb::ReserveRequest,
     ) -> Result<pb::ReserveResponse, Fault> {
-        let mut fields = Fields::default();
-        let key = fields.key(&request.idempotency_key);
-        let kind = request.kind.as_known();
-        let pb::ReserveRequest { bytes, ratio, card, .. } = request;
-        let duration_ms = fields.at_most("duration_ms", request.duration_ms, PROMISE_MS, LONGEST_MS);
-        let asked_for = AmountFields { kind, bytes, ratio, card, duration_ms: duration_ms.unwrap_or(PROMISE_MS) };
-        let asked = wire::amount(&asked_for, &mut fields);
-        if asked.as_ref().is_some_and(|asked| asked.amount == 0.0) {
-            fields.wrong(if bytes == 0 { "bytes" } else { "ratio" }, "is 0; there is nothing to promise");
-        }
-        let holder = fields.parse::<AgentId>("holder", &request.holder);
-        let ((key, asked), holder) = fields.all(key.zip(asked).zip(holder))?;
+        let order = Order::read(&request)?;
         let node = self.own(&request.node)?;
-        let of = NewReservation {
-            node,
-            card: asked.card,
-            resource: asked.resource,
-            amount: asked.amount,
-            holder: holder.to_string(),
+        let (name, asked, now) = (node.clone(), order.asked.clone(), self.now());
+        let grantable = || {
+            let (outcome, age) = self.project(name.as_str(), &asked)?;
+            self.desk.grantable(&name, asked.resource, &outcome, age, now)
         };
-        let _gate = self.gate.lock().await;
-        let now = self.now();
-        let given = self.stores.reservations.reserved(key, of.clone(), now).await?;
-        let promise = match given {
-            Some(promise) => promise,
-            None => {
-                self.grantable(&request.node, &asked)?;
-                self.stores.reservations.reserve(key, of, now + asked.duration, now).await?
-            }
-        };
-        self.reload_reservations().await?;
-        Ok(pb::ReserveResponse { reservation: wire::reservation(&promise).into(), ..Default::default() })
-    }
-
-    /// Refuses what the machine does not have.
-    fn grantable(&self, node: &str, asked: &Amount) -> Result<(), Fault> {
-        let (outcome, age) = self.project(node, asked)?;
-        if age > STALE {
-            let message = format!("nothing can be promised: {}", outcome.advice);
-            return Err(Fault::unavailable(reason::NO_SAMPLE, message).retry_after(AGAIN));
-        }
-        if outcome.headroom() < 0.0 {
-            let message = format!("nothing is promised above the limit: {}", outcome.advice);
-            let full = Fault::new(Code::ResourceExhausted, OVER_LIMIT, message);
-            return Err(full.retry_after(self.next_end(node, asked.resource)));
-        }
-        Ok(())
-    }
-
-    /// When the next promise of this kind ends; a little later than now when there is none.
-    fn next_end(&self, node: &str, resource: Resource) -> Duration {
-        let now = self.now();
-        let picture = self.picture();
-        let ends = |promise: &&Reservation| promise.of.resource == resource && promise.of.node.as_str() == node;
-        let next = picture.reservations(None, now).into_iter().find(ends).map(|promise| promise.expires.since(now));
-        next.unwrap_or(AGAIN).max(AGAIN)
+        let promise = self.desk.reserve(node, order, now, grantable).await?;
+        self.show_promises();
+        Ok(pb::ReserveResponse { reservation: promise.into(), ..Default::default() })
     }
 
     /// The machine this agent gives promises for.
@@ -184,13 +119,9 @@ impl Twin {
         _: Call,
         request: pb::ReleaseReservationRequest,
     ) -> Result<pb::ReleaseReservationResponse, Fault> {
-        if request.reservation_id.is_empty() {
-            return Err(Fault::invalid_field("reservation_id", "is missing"));
-        }
-        // One that is over was given back by time, which is what the caller wants.
-        self.stores.reservations.release(&request.reservation_id).await?;
-        self.reload_reservations().await?;
-        Ok(pb::ReleaseReservationResponse::default())
+        let released = self.desk.release(request, self.now()).await?;
+        self.show_promises();
+        Ok(released)
     }
 
     pub(super) async fn list_reservations(
@@ -198,13 +129,11 @@ impl Twin {
         _: Call,
         request: pb::ListReservationsRequest,
     ) -> Result<pb::ListReservationsResponse, Fault> {
-        let picture = self.picture();
         let node = match request.node.as_str() {
             "" => None,
-            name => Some(picture.node(name)?.0),
+            name => Some(self.picture().node(name)?.0.clone()),
         };
-        let reservations = picture.reservations(node, self.now()).into_iter().map(wire::reservation).collect();
-        Ok(pb::ListReservationsResponse { reservations, ..Default::default() })
+        Ok(self.desk.list(node.as_ref(), self.now()))
     }
 
     pub(super) async fn set_limits(
@@ -213,16 +142,10 @@ impl Twin {
         request: pb::SetLimitsRequest,
     ) -> Result<pb::SetLimitsResponse, Fault> {
         let node = self.own(&request.node)?;
-        let set = Limits::to_store([
-            request.ram_deny_ratio,
-            request.vram_deny_ratio,
-            request.cpu_caution_ratio,
-            request.disk_caution_ratio,
-        ])?;
-        self.stores.reservations.set_limits(&node, set).await?;
-        let limits = Limits::from_stored(&self.stores.reservations.limits(&node).await?);
+        self.stores.reservations.set_limits(&node, Limits::to_store(&request)?).await?;
+        let limits = LIMITS.with(&self.stores.reservations.limits(&node).await?);
         lock(&self.limits).insert(node, limits);
-        Ok(wire::limits(limits))
+        Ok(limits.told())
     }
 
     pub(super) async fn report_node(
@@ -237,7 +160,7 @@ impl Twin {
             return Err(Fault::new(Code::FailedPrecondition, OTHERS_NODE, message));
         }
         let figures = wire::figures(&state)?;
-        self.picture().node_mut(&name)?.cpus = state.cpus;
+        self.picture().node_mut(&name)?.load.cpus = state.cpus;
         // The sender's clock may differ from ours; how old the sample was when it was sent does not.
         let at = self.now() - Duration::from_millis(state.age_ms.into());
         self.take(&name, at, figures).await?;
@@ -251,7 +174,9 @@ impl Twin {
     ) -> Result<pb::ReportLeasesResponse, Fault> {
         let name = self.picture().node(&request.node)?.0.clone();
         let leases = wire::leases(&request.models)?;
-        if self.picture().set_models(&name, leases)? {
+        let new = self.picture().set_models(&name, leases)?;
+        self.charge();
+        if new {
             self.changed(&name);
         }
         Ok(pb::ReportLeasesResponse::default())

@@ -15,8 +15,10 @@ use tandem_testkit::{FakeNode, Rig, Running};
 use tandem_types::{AgentId, Code, Fault, Health, State, Timestamp, reason};
 
 use super::DEF;
-use super::logic::{Basis, Limits, Recent, STALE, Seen, Verdict, outstanding, simulate};
+use super::logic::{LIMITS, Seen, simulate};
 use super::picture::{Picture, Scope};
+use crate::load::figures::Recent;
+use crate::load::weighing::{Basis, STALE, Verdict};
 
 const MIB: f64 = 1_048_576.0;
 const FRESH: Duration = Duration::from_secs(5);
@@ -32,7 +34,7 @@ fn basis(measured: f64, capacity: f64, age: Duration) -> Basis {
 #[test]
 fn limits_and_age_make_the_verdict() {
     use Verdict::{Allow, Caution, Deny};
-    let limits = Limits::default();
+    let limits = LIMITS;
     let (fresh, old) = (STALE, STALE + Duration::from_micros(1));
     for (resource, asked, age, verdict) in [
         (Resource::Ram, 40.0, fresh, Allow),
@@ -54,7 +56,7 @@ fn limits_and_age_make_the_verdict() {
 #[test]
 fn the_advice_shows_the_sum() {
     let basis = Basis { outstanding: 512.0 * MIB, slope: MIB, ..basis(2048.0 * MIB, 8192.0 * MIB, FRESH) };
-    let outcome = simulate(Resource::Ram, &basis, 1024.0 * MIB, Duration::from_secs(60), &Limits::default());
+    let outcome = simulate(Resource::Ram, &basis, 1024.0 * MIB, Duration::from_secs(60), &LIMITS);
     assert_eq!(
         outcome.advice,
         "ram: 2048 MiB in use + 512 MiB promised + 1024 MiB asked + 60 MiB trend = 3644 MiB, the limit is 7373 MiB (90 % \
@@ -81,14 +83,6 @@ fn the_trend_is_the_line_through_five_minutes() {
 }
 
 #[test]
-fn what_is_in_use_is_no_longer_promised() {
-    for (promised, used, left) in [(100.0, 0.0, 100.0), (100.0, 30.0, 70.0), (100.0, 130.0, 0.0), (100.0, -5.0, 100.0)]
-    {
-        assert_eq!(outstanding(promised, used), left);
-    }
-}
-
-#[test]
 fn an_event_is_new_once() {
     let mut seen = Seen::new(2);
     for (id, new) in [("a", true), ("a", false), ("b", true), ("c", true), ("a", true), ("c", false)] {
@@ -97,17 +91,6 @@ fn an_event_is_new_once() {
             seen.insert(id.to_owned());
         }
     }
-}
-
-#[test]
-fn limits_are_checked_all_at_once() {
-    let fault = Limits::to_store([Some(0.0), Some(f64::NAN), None, Some(1.0)]).unwrap_err();
-    let fields: Vec<&str> = fault.violations.iter().map(|v| v.field.as_str()).collect();
-    assert_eq!(fields, ["ram_deny_ratio", "vram_deny_ratio"]);
-    assert_eq!(Limits::to_store([None; 4]).unwrap_err().code, Code::InvalidArgument);
-    let stored = Limits::to_store([Some(0.5), None, None, Some(1.0)]).unwrap();
-    let limits = Limits::from_stored(&stored);
-    assert_eq!((limits.ram, limits.vram, limits.cpu, limits.disk), (0.5, 0.95, 0.9, 1.0));
 }
 
 proptest! {
@@ -136,7 +119,7 @@ proptest! {
         let duration = Duration::from_secs(seconds);
         let taken = basis.measured + basis.outstanding + basis.slope * seconds as f64;
         let room = ratio * capacity - taken;
-        let ask = |bytes: f64| simulate(resource, &basis, bytes, duration, &Limits::default());
+        let ask = |bytes: f64| simulate(resource, &basis, bytes, duration, &LIMITS);
         let over = ask((room + beyond_mib as f64 * MIB).max(0.0));
         if room + beyond_mib as f64 * MIB >= 0.0 {
             prop_assert_eq!(over.verdict, Verdict::Deny, "{}", over.advice);

@@ -5,24 +5,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::figures::Figures;
 use crate::machine::{CGROUP, PROC, disk, memory};
-
-/// Figures of one moment; one the kernel does not give is absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Figures {
-    /// Busy share of all processors since the last look, 0 to 1.
-    pub(super) cpu_ratio: Option<f64>,
-    /// Memory in all, bytes.
-    pub(super) ram_total: Option<u64>,
-    /// Memory in use: all less what is available.
-    pub(super) ram_used: Option<u64>,
-    /// Share of time in which some task waited for memory, 10 s mean.
-    pub(super) memory_pressure: Option<f64>,
-    /// Disk of the data folder, bytes.
-    pub(super) disk_total: Option<u64>,
-    /// Of these, in use.
-    pub(super) disk_used: Option<u64>,
-}
 
 /// Times of all processors together, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +17,7 @@ struct Ticks {
 
 /// Measures one machine, again and again.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     proc: PathBuf,
     cgroup: PathBuf,
     data: PathBuf,
@@ -42,12 +26,12 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Measures this machine; its disk is the one that `data` is on.
-    pub(super) fn new(data: PathBuf) -> Self {
+    pub(crate) fn new(data: PathBuf) -> Self {
         Self { proc: PROC.into(), cgroup: CGROUP.into(), data, last: None }
     }
 
     /// Measures now. Blocks for as long as the disk takes to say how full it is.
-    pub(super) fn measure(&mut self) -> Figures {
+    pub(crate) fn measure(&mut self) -> Figures {
         let read = |name: &str| fs::read_to_string(self.proc.join(name)).ok();
         let ticks = read("stat").and_then(|text| ticks(&text));
         let memory = memory(&self.proc, &self.cgroup);
