@@ -29,6 +29,7 @@ pub const ALL: &[&AgentDef] = &[
     &memory::session_memory::DEF,
     &language::chitchat::DEF,
     &language::responder::DEF,
+    &utility::predictive_health_monitor::DEF,
     &control::resource_manager::DEF,
     &utility::unified_web::DEF,
 ];

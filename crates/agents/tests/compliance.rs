@@ -27,6 +27,7 @@ async fn fleet() -> Fleet {
         .group("resources", &["ResourceManager"])
         .group("memory_stack", &["SessionMemoryAgent"])
         .group("language_stack", &["ChitchatAgent", "Responder"])
+        .group("utility_cpu", &["PredictiveHealthMonitor"])
         .group("web_interface", &["UnifiedWebAgent"])
         .role("llm.tiny", "smollm2-135m")
         .role("llm.fast", "auto")

@@ -10,6 +10,7 @@ pub mod actions;
 pub mod alerts;
 pub mod db;
 pub mod errors;
+pub mod forecasts;
 pub mod journal;
 pub mod keys;
 pub mod leases;

@@ -13,9 +13,9 @@ use tandem_store::series::{Policy, Sample, SeriesKey, SeriesStore as _};
 use tandem_types::{Code, Fault, GroupId, Timestamp};
 
 use super::alerts::{DISK_FULL, SERIES_LIMIT};
-use super::logic::exposition;
 use super::logic::probe::Phase;
 use super::logic::rolled_up::rolled_up;
+use super::logic::{exposition, latency};
 use super::watching::Watched;
 use super::{Hub, lock, ms};
 
@@ -36,7 +36,12 @@ impl Hub {
         let pages = groups.map(|group| async move { Some((group.id.clone(), hub.page(group).await?)) });
         let pages = join_all(pages).await;
         let pages: BTreeMap<GroupId, Page> = pages.into_iter().flatten().collect();
-        let samples = pages.iter().flat_map(|(group, page)| samples(group, page, now)).collect();
+        let samples = {
+            let before = lock(&self.pages);
+            let of =
+                |(group, page): (&GroupId, &Page)| samples(group, page, before.get(group).map(String::as_str), now);
+            pages.iter().flat_map(|(group, page)| of((group, page))).collect()
+        };
         *lock(&self.pages) = pages.into_iter().map(|(group, page)| (group, page.text)).collect();
         match self.store.series.append(samples, now).await {
             Ok(appended) => {
@@ -129,12 +134,16 @@ struct Page {
     lines: Vec<exposition::Line>,
 }
 
-fn samples(group: &GroupId, page: &Page, at: Timestamp) -> Vec<Sample> {
+/// What is kept of a page, of which `before` is the one that was read before it.
+fn samples(group: &GroupId, page: &Page, before: Option<&str>, at: Timestamp) -> Vec<Sample> {
     let owner = group.to_string();
-    let sample = |line: &exposition::Line| Sample {
-        key: SeriesKey { owner: owner.clone(), name: line.name.clone(), labels: line.labels.clone() },
+    let sample = |name: &str, labels: BTreeMap<String, String>, value: f64| Sample {
+        key: SeriesKey { owner: owner.clone(), name: name.to_owned(), labels },
         at,
-        value: line.value,
+        value,
     };
-    page.lines.iter().map(sample).collect()
+    let shown = page.lines.iter().map(|line| sample(&line.name, line.labels.clone(), line.value));
+    let p95 = latency::p95(before, &page.text).into_iter();
+    let p95 = p95.map(|(agent, seconds)| sample(latency::P95, [("agent".to_owned(), agent)].into(), seconds));
+    shown.chain(p95).collect()
 }

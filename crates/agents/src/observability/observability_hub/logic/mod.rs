@@ -3,6 +3,7 @@
 
 pub(super) mod exposition;
 pub(super) mod floods;
+pub(super) mod latency;
 pub(super) mod picture;
 pub(super) mod probe;
 pub(super) mod report;
