@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use tandem_types::{Fault, Timestamp, UserId};
+use tandem_types::{Fault, NodeName, Timestamp, UserId};
 
 use crate::db::{Db, Error, column, fresh_id};
 use crate::errors::Severity;
@@ -36,6 +36,13 @@ pub(crate) const STANDING: &str = "
 UPDATE alerts SET cleared = acked WHERE acked IS NOT NULL AND cleared IS NULL;
 DROP INDEX alerts_open;
 CREATE UNIQUE INDEX alerts_standing ON alerts(kind, subject) WHERE cleared IS NULL;";
+
+/// Lets alerts of other nodes lie beside the own ones.
+pub(crate) const OF_NODES: &str = "
+ALTER TABLE alerts ADD COLUMN node TEXT;
+DROP INDEX alerts_standing;
+CREATE UNIQUE INDEX alerts_standing ON alerts(kind, subject) WHERE cleared IS NULL AND node IS NULL;
+CREATE INDEX alerts_by_node ON alerts(node) WHERE node IS NOT NULL;";
 
 /// How long alerts are kept after they were last seen.
 pub const KEPT: Duration = Duration::from_hours(90 * 24);
@@ -72,6 +79,16 @@ pub struct Alert {
     pub acked: Option<(UserId, Timestamp)>,
     /// When its cause went away.
     pub cleared: Option<Timestamp>,
+    /// The node whose hub raised it; none for the own one.
+    pub node: Option<NodeName>,
+}
+
+impl Alert {
+    /// When anything about it changed last.
+    pub fn changed(&self) -> Timestamp {
+        let acked = self.acked.as_ref().map(|(_, at)| *at);
+        [acked, self.cleared].into_iter().flatten().fold(self.last, Timestamp::max)
+    }
 }
 
 /// Keeps alerts. One stands until its cause is gone, and is open until then or until somebody has seen it: what a person
@@ -83,6 +100,21 @@ pub trait AlertStore: PersonalData {
     /// Raises an alert, or adds to the standing one of the same kind and subject; whether it is a fresh one.
     async fn raise(&self, occasion: NewAlert, now: Timestamp) -> Result<(Alert, bool), Fault>;
 
+    /// One alert, of whichever node.
+    ///
+    /// # Errors
+    /// `not_found` when there is no such alert.
+    async fn alert(&self, id: &str) -> Result<Alert, Fault>;
+
+    /// Own alerts that changed after `after`, the oldest change first, at most `most`.
+    async fn changed(&self, after: Timestamp, most: u32) -> Result<Vec<Alert>, Fault>;
+
+    /// Takes alerts as the hub of another node has them.
+    async fn take(&self, node: &NodeName, alerts: Vec<Alert>) -> Result<(), Fault>;
+
+    /// The latest change of an alert of another node that is known here.
+    async fn taken(&self, node: &NodeName) -> Result<Option<Timestamp>, Fault>;
+
     /// Notes that `by` has seen an alert. Seeing it twice keeps the first.
     ///
     /// # Errors
@@ -92,8 +124,8 @@ pub trait AlertStore: PersonalData {
     /// Notes that the cause of the standing alert of this kind and subject is gone; that alert, if there was one.
     async fn clear(&self, kind: &str, subject: &str, now: Timestamp) -> Result<Option<Alert>, Fault>;
 
-    /// As [`AlertStore::clear`], for every subject of a kind; how many.
-    async fn clear_all(&self, kind: &str, now: Timestamp) -> Result<u64, Fault>;
+    /// As [`AlertStore::clear`], for every subject of a kind.
+    async fn clear_all(&self, kind: &str, now: Timestamp) -> Result<Vec<Alert>, Fault>;
 
     /// Alerts, the newest first, page by page; all or only the open ones.
     async fn alerts(&self, only_open: bool, page: Page) -> Result<Paged<Alert>, Fault>;
@@ -132,6 +164,70 @@ impl AlertStore for SqliteAlerts {
         self.db.write(move |tx| raise(tx, occasion, now)).await
     }
 
+    async fn alert(&self, id: &str) -> Result<Alert, Fault> {
+        let id = id.to_owned();
+        self.db
+            .read(move |tx| {
+                let found =
+                    tx.prepare_cached("SELECT * FROM alerts WHERE id = ?1")?.query_row([&id], alert).optional()?;
+                found.ok_or_else(|| none(&id).into())
+            })
+            .await
+    }
+
+    async fn changed(&self, after: Timestamp, most: u32) -> Result<Vec<Alert>, Fault> {
+        self.db
+            .read(move |tx| {
+                let sql =
+                    format!("SELECT * FROM alerts WHERE node IS NULL AND {CHANGED} > ?1 ORDER BY {CHANGED} LIMIT ?2");
+                let mut rows = tx.prepare_cached(&sql)?;
+                Ok(rows.query_map(params![after.micros(), most], alert)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn take(&self, node: &NodeName, alerts: Vec<Alert>) -> Result<(), Fault> {
+        let node = node.clone();
+        self.db
+            .write(move |tx| {
+                let mut set = tx.prepare_cached(
+                    "INSERT OR REPLACE INTO alerts(id, kind, subject, severity, message, evidence, first, last, count,
+                       acked_by, acked, cleared, node) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                )?;
+                for one in &alerts {
+                    let (by, acked) = one.acked.as_ref().map(|(by, at)| (by.as_str(), at.micros())).unzip();
+                    set.execute(params![
+                        one.id,
+                        one.what.kind,
+                        one.what.subject,
+                        one.what.severity.as_str(),
+                        one.what.message,
+                        one.what.evidence,
+                        one.first.micros(),
+                        one.last.micros(),
+                        one.what.count,
+                        by,
+                        acked,
+                        one.cleared.map(Timestamp::micros),
+                        node.as_str()
+                    ])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn taken(&self, node: &NodeName) -> Result<Option<Timestamp>, Fault> {
+        let node = node.clone();
+        self.db
+            .read(move |tx| {
+                let sql = format!("SELECT max({CHANGED}) FROM alerts WHERE node = ?1");
+                let latest: Option<i64> = tx.prepare_cached(&sql)?.query_row([node.as_str()], |row| row.get(0))?;
+                Ok(latest.map(Timestamp))
+            })
+            .await
+    }
+
     async fn ack(&self, id: &str, by: &UserId, now: Timestamp) -> Result<Alert, Fault> {
         let (id, by) = (id.to_owned(), by.clone());
         self.db
@@ -143,7 +239,7 @@ impl AlertStore for SqliteAlerts {
                     )?
                     .query_row(params![id, by.as_str(), now.micros()], alert)
                     .optional()?;
-                acked.ok_or_else(|| Fault::not_found(format!("there is no alert {id}")).into())
+                acked.ok_or_else(|| none(&id).into())
             })
             .await
     }
@@ -153,19 +249,22 @@ impl AlertStore for SqliteAlerts {
         self.db
             .write(move |tx| {
                 let mut clear = tx.prepare_cached(
-                    "UPDATE alerts SET cleared = ?3 WHERE kind = ?1 AND subject = ?2 AND cleared IS NULL RETURNING *",
+                    "UPDATE alerts SET cleared = ?3 WHERE kind = ?1 AND subject = ?2 AND cleared IS NULL AND node IS NULL
+                     RETURNING *",
                 )?;
                 Ok(clear.query_row(params![kind, subject, now.micros()], alert).optional()?)
             })
             .await
     }
 
-    async fn clear_all(&self, kind: &str, now: Timestamp) -> Result<u64, Fault> {
+    async fn clear_all(&self, kind: &str, now: Timestamp) -> Result<Vec<Alert>, Fault> {
         let kind = kind.to_owned();
         self.db
             .write(move |tx| {
-                let sql = "UPDATE alerts SET cleared = ?2 WHERE kind = ?1 AND cleared IS NULL";
-                Ok(tx.prepare_cached(sql)?.execute(params![kind, now.micros()])? as u64)
+                let sql =
+                    "UPDATE alerts SET cleared = ?2 WHERE kind = ?1 AND cleared IS NULL AND node IS NULL RETURNING *";
+                let mut clear = tx.prepare_cached(sql)?;
+                Ok(clear.query_map(params![kind, now.micros()], alert)?.collect::<Result<_, _>>()?)
             })
             .await
     }
@@ -191,9 +290,16 @@ impl AlertStore for SqliteAlerts {
     }
 }
 
+/// When anything about a row changed last.
+const CHANGED: &str = "max(last, coalesce(acked, 0), coalesce(cleared, 0))";
+
+fn none(id: &str) -> Fault {
+    Fault::not_found(format!("there is no alert {id}"))
+}
+
 fn raise(tx: &Transaction<'_>, occasion: NewAlert, now: Timestamp) -> Result<(Alert, bool), Error> {
     let standing = tx
-        .prepare_cached("SELECT * FROM alerts WHERE kind = ?1 AND subject = ?2 AND cleared IS NULL")?
+        .prepare_cached("SELECT * FROM alerts WHERE kind = ?1 AND subject = ?2 AND cleared IS NULL AND node IS NULL")?
         .query_row([&occasion.kind, &occasion.subject], alert)
         .optional()?;
     let fresh = standing.is_none();
@@ -205,7 +311,7 @@ fn raise(tx: &Transaction<'_>, occasion: NewAlert, now: Timestamp) -> Result<(Al
         }
         None => {
             let id = hex(&fresh_id(tx)?);
-            Alert { id, what: occasion, first: now, last: now, acked: None, cleared: None }
+            Alert { id, what: occasion, first: now, last: now, acked: None, cleared: None, node: None }
         }
     };
     tx.prepare_cached(
@@ -243,6 +349,7 @@ fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
         last: Timestamp(row.get("last")?),
         acked: acked.map(|at| Ok::<_, rusqlite::Error>((column(row, "acked_by")?, Timestamp(at)))).transpose()?,
         cleared: row.get::<_, Option<i64>>("cleared")?.map(Timestamp),
+        node: row.get::<_, Option<String>>("node")?.map(|_| column(row, "node")).transpose()?,
     })
 }
 
@@ -268,6 +375,34 @@ mod tests {
     #[tokio::test]
     async fn sqlite_keeps_the_promises_of_the_trait() {
         suite(sqlite).await;
+    }
+
+    #[tokio::test]
+    async fn alerts_of_another_node_lie_beside_the_own_ones() {
+        let (_folder, here) = sqlite();
+        let (_other, there) = sqlite();
+        let node = NodeName::new("pc2").unwrap();
+        let (first, _) = there.raise(flood("a", Severity::Error, 2), at(1)).await.unwrap();
+        let (second, _) = there.raise(flood("b", Severity::Error, 2), at(2)).await.unwrap();
+        assert_eq!(there.changed(at(0), 1).await.unwrap(), [first.clone()]);
+        assert_eq!(here.taken(&node).await.unwrap(), None);
+        let theirs = |alert: Alert| Alert { node: Some(node.clone()), ..alert };
+        here.take(&node, vec![first.clone(), second.clone()]).await.unwrap();
+        assert_eq!(here.taken(&node).await.unwrap(), Some(at(2)));
+        assert_eq!(here.alert(&first.id).await.unwrap(), theirs(first.clone()));
+        // The same kind and subject is another alert here, and ends for itself.
+        let (own, fresh) = here.raise(flood("a", Severity::Info, 1), at(3)).await.unwrap();
+        assert!(fresh && own.node.is_none());
+        assert_eq!(here.clear("error_flood", "a", at(4)).await.unwrap().unwrap().id, own.id);
+        assert_eq!(here.clear_all("error_flood", at(4)).await.unwrap(), []);
+        assert_eq!(here.changed(at(0), 9).await.unwrap().len(), 1, "only the own ones are told on");
+        there.ack(&first.id, &user("ana"), at(5)).await.unwrap();
+        let cleared = there.clear("error_flood", "b", at(6)).await.unwrap().unwrap();
+        let changed = there.changed(at(2), 9).await.unwrap();
+        assert_eq!(changed.iter().map(Alert::changed).collect::<Vec<_>>(), [at(5), at(6)]);
+        here.take(&node, changed).await.unwrap();
+        assert_eq!(here.alert(&second.id).await.unwrap(), theirs(cleared));
+        assert_eq!(here.alerts(false, Default::default()).await.unwrap().items.len(), 3, "each is there once");
     }
 
     fn flood(subject: &str, severity: Severity, count: u64) -> NewAlert {
@@ -316,8 +451,9 @@ mod tests {
         assert_eq!(store.clear("error_flood", "a", at(11)).await.unwrap(), None);
         assert!(ids(true, 0, String::new()).await.0.is_empty());
         store.raise(flood("c", Severity::Error, 1), at(11)).await.unwrap();
-        assert_eq!(store.clear_all("peer_silent", at(12)).await.unwrap(), 0);
-        assert_eq!(store.clear_all("error_flood", at(12)).await.unwrap(), 2);
+        assert_eq!(store.clear_all("peer_silent", at(12)).await.unwrap(), []);
+        let cleared = store.clear_all("error_flood", at(12)).await.unwrap();
+        assert_eq!(cleared.iter().map(|alert| alert.cleared).collect::<Vec<_>>(), [Some(at(12)); 2]);
         forgets(&*store, folder.path(), &ana, "zanzibar", &ben).await;
         assert_eq!(store.prune(at(days(90) + 8)).await.unwrap(), 2);
         assert_eq!(store.prune(at(days(90) + 11)).await.unwrap(), 2);

@@ -9,6 +9,7 @@
 pub mod actions;
 pub mod alerts;
 pub mod db;
+pub mod deliveries;
 pub mod errors;
 pub mod forecasts;
 pub mod journal;

@@ -6,6 +6,7 @@ use tandem_types::Fault;
 
 use crate::alerts::{self, SqliteAlerts};
 use crate::db::{Db, Migration};
+use crate::deliveries::{self, SqliteDeliveries};
 use crate::errors::{self, SqliteErrors};
 use crate::keys;
 use crate::series::{self, Policy, SqliteSeries};
@@ -14,6 +15,8 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "telemetry", sql: &[keys::SCHEMA, series::SCHEMA, errors::SCHEMA, alerts::SCHEMA] },
     Migration { name: "standing alerts", sql: &[alerts::STANDING] },
     Migration { name: "evidence of errors", sql: &[errors::EVIDENCE] },
+    Migration { name: "alerts of nodes", sql: &[alerts::OF_NODES] },
+    Migration { name: "deliveries", sql: &[deliveries::SCHEMA] },
 ];
 
 /// The stores of `telemetry.db`.
@@ -25,6 +28,8 @@ pub struct Telemetry {
     pub errors: SqliteErrors,
     /// Who should know.
     pub alerts: SqliteAlerts,
+    /// What is to be told to addresses outside.
+    pub deliveries: SqliteDeliveries,
     /// The file, for backup, checks and closing.
     pub db: Db,
 }
@@ -40,6 +45,7 @@ impl Telemetry {
             series: SqliteSeries::new(db.clone(), Policy::TELEMETRY),
             errors: SqliteErrors::new(db.clone()),
             alerts: SqliteAlerts::new(db.clone()),
+            deliveries: SqliteDeliveries::new(db.clone()),
             db,
         })
     }

@@ -90,6 +90,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Histogram, "tandem_turn_stage_seconds", "Time a turn spent in each stage."),
     (Counter, "tandem_turns_stored_total", "Entries of conversations that were kept, by role."),
     (Counter, "tandem_turns_total", "Turns by outcome."),
+    (Counter, "tandem_webhook_deliveries_total", "Alerts that were sent to addresses outside, by outcome."),
     (Histogram, "tandem_window_tokens", "Tokens of the windows that were handed out."),
 ];
 

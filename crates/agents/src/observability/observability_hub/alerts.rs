@@ -14,7 +14,8 @@ use tandem_types::{Fault, State, UserId};
 
 use super::logic::floods::Flood;
 use super::logic::picture::Turn;
-use super::{ALERT_RAISED, Hub, lock, wire};
+use super::logic::webhook::Told;
+use super::{ALERT_RAISED, Hub, lock, ms, wire};
 use crate::fields::Fields;
 
 /// An agent reports a flood of errors.
@@ -31,7 +32,9 @@ impl Hub {
     /// again.
     pub(super) async fn clear_former(&self) -> Result<(), Fault> {
         for kind in OF_ONE_LIFE {
-            self.store.alerts.clear_all(kind, self.now()).await?;
+            for alert in self.store.alerts.clear_all(kind, self.now()).await? {
+                self.tell_outside(&alert, Told::Cleared).await;
+            }
         }
         Ok(())
     }
@@ -46,6 +49,7 @@ impl Hub {
         evidence: serde_json::Value,
         count: u64,
     ) {
+        lock(&self.holding).worse(kind, subject);
         let occasion = NewAlert {
             kind: kind.to_owned(),
             subject: subject.to_owned(),
@@ -56,11 +60,16 @@ impl Hub {
         };
         let raised = match self.store.alerts.raise(occasion, self.now()).await {
             Ok((alert, true)) => {
+                self.tell_outside(&alert, Told::Raised).await;
                 tracing::warn!(kind, subject, severity = %severity, "{}", alert.what.message);
                 let payload = json!({ "alert_id": alert.id, "kind": kind, "subject": subject, "severity": severity });
                 self.ctx.publisher().publish(ALERT_RAISED, subject, payload).await
             }
-            Ok((_, false)) => Ok(()),
+            Ok((alert, false)) => {
+                // It may have become worse, and so the business of one more address.
+                self.tell_outside(&alert, Told::Raised).await;
+                Ok(())
+            }
             Err(fault) => Err(fault),
         };
         if let Err(fault) = raised {
@@ -68,10 +77,20 @@ impl Hub {
         }
     }
 
-    /// The cause of an alert is gone.
-    pub(super) async fn clear(&self, kind: &str, subject: &str) {
-        if let Err(fault) = self.store.alerts.clear(kind, subject, self.now()).await {
-            tracing::error!(kind, subject, %fault, "an alert could not be cleared");
+    /// The cause of an alert is gone. The alert ends when it stays away.
+    pub(super) fn better(&self, kind: &str, subject: &str) {
+        lock(&self.holding).better(kind, subject, self.now());
+    }
+
+    /// Ends the alerts whose cause has been gone for long enough.
+    async fn clear(&self) {
+        let over = lock(&self.holding).over(ms(self.settings.clear_after_ms), self.now());
+        for (kind, subject) in over {
+            match self.store.alerts.clear(&kind, &subject, self.now()).await {
+                Ok(Some(alert)) => self.tell_outside(&alert, Told::Cleared).await,
+                Ok(None) => {}
+                Err(fault) => tracing::error!(kind, subject, %fault, "an alert could not be cleared"),
+            }
         }
     }
 
@@ -93,7 +112,7 @@ impl Hub {
                 self.raise(kind, &turn.subject, severity, message, evidence, 1).await;
             }
             State::Ready | State::Degraded | State::Unavailable | State::Stopped => {
-                self.clear(kind, &turn.subject).await;
+                self.better(kind, &turn.subject);
             }
             State::Starting | State::Draining | State::Unknown => {}
         }
@@ -106,17 +125,19 @@ impl Hub {
         self.raise(ERROR_FLOOD, &subject, Severity::Critical, message, evidence, flood.count).await;
     }
 
-    /// Closes floods that are over, and counts what is open.
+    /// Ends alerts whose cause is gone, and counts what is open.
     pub(super) async fn calm(self: Arc<Self>) -> Result<(), Fault> {
         let over = lock(&self.floods).calm(self.now());
         for (agent, rule) in over {
-            self.clear(ERROR_FLOOD, &flood_subject(&agent.to_string(), rule)).await;
+            self.better(ERROR_FLOOD, &flood_subject(&agent.to_string(), rule));
         }
+        self.clear().await;
         let page = Page { size: MAX_SIZE, token: String::new() };
-        let open = self.store.alerts.alerts(true, page).await?.items;
+        // Those of other nodes are counted there.
+        let open = self.store.alerts.alerts(true, page).await?.items.into_iter().filter(|alert| alert.node.is_none());
         let mut by_severity: BTreeMap<Severity, u32> =
             [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical].map(|s| (s, 0)).into();
-        open.iter().for_each(|alert| *by_severity.entry(alert.what.severity).or_default() += 1);
+        open.for_each(|alert| *by_severity.entry(alert.what.severity).or_default() += 1);
         for (severity, count) in by_severity {
             gauge!("tandem_alerts", "severity" => severity.as_str()).set(count);
         }
@@ -131,7 +152,7 @@ impl Hub {
         let page = Page { size: request.page_size, token: request.page_token };
         let found = self.store.alerts.alerts(request.only_open, page).await?;
         Ok(pb::ListAlertsResponse {
-            alerts: found.items.into_iter().map(wire::alert).collect(),
+            alerts: found.items.into_iter().map(|alert| wire::alert(alert, &self.me)).collect(),
             next_page_token: found.next,
             ..Default::default()
         })
@@ -139,14 +160,18 @@ impl Hub {
 
     pub(super) async fn ack_alert(
         self: Arc<Self>,
-        _: Call,
+        call: Call,
         request: pb::AckAlertRequest,
     ) -> Result<pb::AckAlertResponse, Fault> {
         let mut fields = Fields::default();
         fields.require(!request.alert_id.is_empty(), "alert_id", "is missing");
         let user = fields.parse::<UserId>("user_id", &request.user_id);
-        let user = fields.all(user)?;
-        self.store.alerts.ack(&request.alert_id, &user, self.now()).await?;
+        let (user, id) = (fields.all(user)?, request.alert_id.clone());
+        if let Some(node) = self.store.alerts.alert(&request.alert_id).await?.node {
+            // Its own hub has to know; from there it comes back.
+            self.ack_at(&node, request, &call).await?;
+        }
+        self.store.alerts.ack(&id, &user, self.now()).await?;
         Ok(pb::AckAlertResponse::default())
     }
 }

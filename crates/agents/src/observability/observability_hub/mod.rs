@@ -15,6 +15,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod watching;
+mod webhooks;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,9 +37,12 @@ use tokio::sync::broadcast;
 use crate::opening::open;
 use http::Http;
 use logic::floods::Floods;
+use logic::holding::Holding;
 use logic::picture::{Group, Picture};
 use logic::probe::Rules;
+use logic::webhook::Webhook;
 use watching::Watched;
+use webhooks::Outside;
 
 /// A group or agent entered another state.
 const HEALTH_CHANGED: Topic = Topic { name: "health.changed", kind: TopicKind::Journal };
@@ -94,6 +98,10 @@ struct Settings {
     peer_silent_ms: u32,
     /// Changes that a watcher may fall behind before it is told to begin anew.
     watch_buffer: usize,
+    /// How long the cause of an alert must be gone before the alert ends.
+    clear_after_ms: u32,
+    /// Addresses outside that hear of alerts.
+    webhooks: Vec<Webhook>,
     /// Address of the hub of `mainpc`, where it is not the one in the fleet file.
     mainpc_hub_endpoint: String,
 }
@@ -112,6 +120,8 @@ impl Default for Settings {
             digest_ms: 60_000,
             peer_silent_ms: 15_000,
             watch_buffer: 256,
+            clear_after_ms: 60_000,
+            webhooks: Vec::new(),
             mainpc_hub_endpoint: std::env::var("mainpc_hub_endpoint").unwrap_or_default(),
         }
     }
@@ -138,6 +148,8 @@ impl Settings {
 /// How often floods are looked at whether they are over, and old rows are removed.
 const CALM: Duration = Duration::from_secs(10);
 const RETENTION: Duration = Duration::from_hours(1);
+/// How often it is looked whether something is to be sent again.
+const DELIVER: Duration = Duration::from_secs(5);
 
 struct Hub {
     ctx: Ctx,
@@ -147,10 +159,15 @@ struct Hub {
     http: Http,
     picture: Mutex<Picture>,
     floods: Mutex<Floods>,
+    /// Causes of alerts that are gone.
+    holding: Mutex<Holding>,
+    outside: Outside,
     peers: Vec<sync::PeerHub>,
     watched: BTreeMap<GroupId, Arc<Watched>>,
     /// What each group's page of metrics said when it was read last.
     pages: Mutex<BTreeMap<GroupId, String>>,
+    /// What the hubs of other nodes showed of theirs last, by the hub's group.
+    peer_pages: Mutex<BTreeMap<GroupId, String>>,
     /// Groups that had more series than are kept when they were read last.
     over_limit: Mutex<BTreeSet<String>>,
     /// Shared pieces: the channel has room for all it may hold from the beginning.
@@ -164,6 +181,7 @@ struct Hub {
 async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let hub = Hub::open(&ctx).await?;
     hub.clear_former().await?;
+    hub.tell_standing().await?;
     hub.remember().await?;
     for group in hub.watched.values() {
         ctx.spawn(hub.clone().watch_group(group.clone()));
@@ -174,14 +192,16 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let scrape_every = ms(hub.settings.scrape_ms);
     let sync_every = ms(hub.settings.sync_ms);
     let (scraping, syncing, calming, pruning) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
-    let (rolling, showing, asking) = (hub.clone(), hub.clone(), hub.clone());
+    let (rolling, showing, asking, delivering) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
+    let waiting = hub.outside.wake.clone();
     Ok(Started::serve(service(&hub))
         .reconcile("scrape", scrape_every, move || scraping.clone().scrape())
         .reconcile("sync", sync_every, move || syncing.clone().sync())
         .reconcile("calm", CALM, move || calming.clone().calm())
         .reconcile("node", reaching::LOOK, move || asking.clone().ask_node())
         .reconcile("retention", RETENTION, move || pruning.clone().prune())
-        .metrics(move |own| rolling.node_metrics(own))
+        .reconcile_on("webhooks", DELIVER, waiting, move || delivering.clone().deliver())
+        .metrics(move |own| rolling.fleet_metrics(own))
         .detail("fleet", move || showing.fleet_page())
         .store(Arc::new(hub.store.alerts.clone())))
 }
@@ -216,7 +236,10 @@ impl Hub {
             picture: Mutex::new(Picture::new(me.clone(), planned, ms(settings.peer_silent_ms))),
             changes: broadcast::channel(settings.watch_buffer.max(1)).0,
             floods: Mutex::default(),
+            holding: Mutex::default(),
+            outside: Outside::open(&settings.webhooks)?,
             pages: Mutex::default(),
+            peer_pages: Mutex::default(),
             over_limit: Mutex::default(),
             known: Mutex::default(),
             troubles: Mutex::default(),
@@ -275,6 +298,7 @@ impl Hub {
         self.store.series.prune(now).await?;
         self.store.errors.prune(now).await?;
         self.store.alerts.prune(now).await?;
+        self.forget_addresses().await?;
         Ok(())
     }
 }

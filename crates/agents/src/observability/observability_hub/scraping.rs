@@ -22,6 +22,9 @@ use super::{Hub, lock, ms};
 /// The metrics of a group's own process, where its page shows more than those.
 const OWN_METRICS: &str = "/metrics?own";
 
+/// Longest page that is told to another hub: a message has 4 MiB.
+const LONGEST_PAGE: usize = 3 << 20;
+
 /// Raw samples of this long are kept when the disk is full, and ever less while it stays full.
 const SPARED: [Duration; 4] =
     [Duration::from_hours(24), Duration::from_hours(6), Duration::from_hours(1), Duration::ZERO];
@@ -46,7 +49,7 @@ impl Hub {
         match self.store.series.append(samples, now).await {
             Ok(appended) => {
                 if self.trouble("disk", None) {
-                    self.clear(DISK_FULL, self.me.as_str()).await;
+                    self.better(DISK_FULL, self.me.as_str());
                 }
                 self.over_limit(appended.over_limit).await;
             }
@@ -85,19 +88,31 @@ impl Hub {
         read.inspect_err(failed).ok()
     }
 
-    /// The metrics of the whole node, for whoever scrapes the hub: `own` is what its own group shows now, the others are
-    /// as they were scraped last. One that does not answer is left out rather than repeated.
-    pub(super) fn node_metrics(&self, own: &str) -> String {
+    /// The metrics of the whole fleet, for whoever scrapes the hub: `own` is what its own group shows now, the others are
+    /// as they were scraped last, those of other nodes as their hubs told them. One that does not answer is left out
+    /// rather than repeated. Nobody is asked while the page is made.
+    pub(super) fn fleet_metrics(&self, own: &str) -> String {
+        let group = self.ctx.id().group_id();
+        let (pages, peers) = (lock(&self.pages), lock(&self.peer_pages));
+        let others = pages.iter().filter(|(id, _)| **id != group).map(|(id, page)| (id, page.as_str()));
+        rolled_up((&group, own), others, peers.iter().map(|(id, page)| (id, page.as_str())))
+    }
+
+    /// The metrics of the own node as they were scraped last, for the hubs of other nodes.
+    pub(super) fn page_for_peers(&self) -> String {
         let group = self.ctx.id().group_id();
         let pages = lock(&self.pages);
-        rolled_up((&group, own), pages.iter().filter(|(id, _)| **id != group).map(|(id, page)| (id, page.as_str())))
+        let own = pages.get(&group).map_or("", String::as_str);
+        let others = pages.iter().filter(|(id, _)| **id != group).map(|(id, page)| (id, page.as_str()));
+        let page = rolled_up((&group, own), others, []);
+        if page.len() <= LONGEST_PAGE { page } else { String::new() }
     }
 
     /// Names the series that a group has too many of, once until there is room again.
     async fn over_limit(&self, dropped: BTreeMap<String, BTreeMap<String, u64>>) {
         let before = std::mem::replace(&mut *lock(&self.over_limit), dropped.keys().cloned().collect());
         for group in before.iter().filter(|group| !dropped.contains_key(*group)) {
-            self.clear(SERIES_LIMIT, group).await;
+            self.better(SERIES_LIMIT, group);
         }
         for (group, names) in dropped {
             let count = names.values().sum();

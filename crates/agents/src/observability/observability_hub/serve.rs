@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::{Call, Reply};
 use tandem_store::series::{Query, SeriesStore as _};
-use tandem_types::{Code, Fault, Health, NodeName, Timestamp, reason};
+use tandem_types::{Code, Fault, GroupId, Health, NodeName, Timestamp, reason};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -71,9 +71,14 @@ impl Hub {
 
     pub(super) async fn query_series(
         self: Arc<Self>,
-        _: Call,
+        call: Call,
         request: pb::QuerySeriesRequest,
     ) -> Result<pb::QuerySeriesResponse, Fault> {
+        let node = request.labels.get(GROUP_LABEL).and_then(|group| group.parse::<GroupId>().ok()).map(|id| id.node);
+        if let Some(node) = node.filter(|node| *node != self.me && self.has_peer(node)) {
+            // Each hub keeps the past of its own node.
+            return self.series_at(&node, request, &call).await;
+        }
         let to = if request.to_us == 0 { self.now() + Duration::from_micros(1) } else { Timestamp(request.to_us) };
         let mut fields = Fields::default();
         fields.require(!request.name.is_empty(), "name", "is missing");

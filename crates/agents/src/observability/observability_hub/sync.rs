@@ -11,6 +11,7 @@ use tandem_agent::Ctx;
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::rpc::telemetry;
 use tandem_contract::{Call, Client};
+use tandem_store::alerts::{Alert, AlertStore as _};
 use tandem_store::errors::Severity;
 use tandem_store::paging::Page;
 use tandem_store::series::{Happening, HappeningFilter, SeriesStore as _};
@@ -23,6 +24,7 @@ use crate::fields::Fields;
 /// The hub of another node.
 pub(super) struct PeerHub {
     node: NodeName,
+    group: GroupId,
     at: Client,
     hub: AgentName,
     state: Mutex<Contact>,
@@ -33,12 +35,17 @@ struct Contact {
     /// When it last answered or called.
     heard: Option<Timestamp>,
     compared: Option<Timestamp>,
+    /// When its metrics were asked for last.
+    measured: Option<Timestamp>,
     /// The versions of our groups that it has.
     has: BTreeMap<GroupId, u64>,
 }
 
 /// Kind under which what other hubs said is kept over a restart.
 const ENTRY: &str = "peer.entry";
+/// How long changes are kept for a hub that is away, and how many it gets at once.
+const UNSENT: Duration = Duration::from_hours(24);
+const MOST_ALERTS: u32 = 500;
 /// How long another hub may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -54,8 +61,8 @@ pub(super) fn peers(ctx: &Ctx, settings: &Settings) -> Result<Vec<PeerHub>, Faul
             true => ctx.peers().at(&settings.mainpc_hub_endpoint)?,
             false => ctx.peers().group(&group.id)?,
         };
-        let (node, hub) = (group.id.node.clone(), agent.name.clone());
-        found.push(PeerHub { node, at, hub, state: Mutex::default() });
+        let (node, group, hub) = (group.id.node.clone(), group.id.clone(), agent.name.clone());
+        found.push(PeerHub { node, group, at, hub, state: Mutex::default() });
     }
     Ok(found)
 }
@@ -95,8 +102,12 @@ impl Hub {
     /// Away is no failure of this hub: it is counted and shown. What comes back is a failure to keep what was said.
     async fn sync_with(&self, peer: &PeerHub) -> Result<(), Fault> {
         let call = || self.ctx.call().to(peer.hub.clone()).within(PATIENCE, Instant::now());
-        let versions = self.picture().versions(&peer.node);
+        let (versions, now) = (self.picture().versions(&peer.node), self.now());
+        let alerts_after_us = self.store.alerts.taken(&peer.node).await?.map_or(0, Timestamp::micros);
+        let metrics = lock(&peer.state).measured.is_none_or(|at| now.since(at) >= ms(self.settings.scrape_ms));
         let request = pb::SyncDeltaRequest {
+            alerts_after_us,
+            metrics,
             node: self.me.to_string(),
             versions: versions.into_iter().map(|(id, version)| (id.to_string(), version)).collect(),
             ..Default::default()
@@ -110,7 +121,18 @@ impl Hub {
             }
         };
         let now = self.now();
-        lock(&peer.state).heard = Some(now);
+        {
+            let mut contact = lock(&peer.state);
+            contact.heard = Some(now);
+            if metrics {
+                contact.measured = Some(now);
+                lock(&self.peer_pages).insert(peer.group.clone(), delta.metrics_page);
+            }
+        }
+        let alerts: Vec<Alert> = delta.alerts.iter().filter_map(|alert| wire::read_alert(&peer.node, alert)).collect();
+        if !alerts.is_empty() {
+            self.store.alerts.take(&peer.node, alerts).await?;
+        }
         let groups: Vec<Group> = delta.groups.iter().filter_map(|g| wire::read_group(&peer.node, g, now)).collect();
         let kept = self.keep(&groups, now).await;
         let news = {
@@ -132,6 +154,35 @@ impl Hub {
         kept
     }
 
+    /// Whether the plan has a hub on another node.
+    pub(super) fn has_peer(&self, node: &NodeName) -> bool {
+        self.peers.iter().any(|peer| peer.node == *node)
+    }
+
+    fn peer(&self, node: &NodeName) -> Result<&PeerHub, Fault> {
+        let peer = self.peers.iter().find(|peer| peer.node == *node);
+        peer.ok_or_else(|| Fault::not_found(format!("the plan has no hub on {node}")))
+    }
+
+    /// Tells the hub of another node that somebody has seen an alert of that node.
+    pub(super) async fn ack_at(&self, node: &NodeName, request: pb::AckAlertRequest, call: &Call) -> Result<(), Fault> {
+        let peer = self.peer(node)?;
+        let call = call.next(self.ctx.id()).to(peer.hub.clone());
+        peer.at.unary(telemetry::ACK_ALERT, request, &call).await.map(drop)
+    }
+
+    /// Asks the hub of another node for the past of that node's series.
+    pub(super) async fn series_at(
+        &self,
+        node: &NodeName,
+        request: pb::QuerySeriesRequest,
+        call: &Call,
+    ) -> Result<pb::QuerySeriesResponse, Fault> {
+        let peer = self.peer(node)?;
+        let call = call.next(self.ctx.id()).to(peer.hub.clone());
+        peer.at.unary(telemetry::QUERY_SERIES, request, &call).await
+    }
+
     async fn compare(&self, peer: &PeerHub, call: Call) {
         let began = self.now();
         let Ok(theirs) = peer.at.unary(telemetry::SYNC_DIGEST, Default::default(), &call).await else { return };
@@ -151,8 +202,13 @@ impl Hub {
 
     async fn clocks(&self, node: &NodeName, ahead: i64) {
         self.picture().clock_ahead(node, ahead);
-        if u128::from(ahead.unsigned_abs()) <= CLOCKS_EQUAL.as_micros() {
-            return self.clear("clocks_apart", node.as_str()).await;
+        let apart = u128::from(ahead.unsigned_abs());
+        if apart <= CLOCKS_EQUAL.as_micros() {
+            // Between the two an alert that stands goes on, and none begins.
+            if apart <= CLOCKS_EQUAL.as_micros() / 2 {
+                self.better("clocks_apart", node.as_str());
+            }
+            return;
         }
         #[allow(clippy::cast_precision_loss, reason = "for people, to a tenth of a second")]
         let seconds = ahead as f64 / 1e6;
@@ -182,11 +238,13 @@ impl Hub {
         let lacks = u32::try_from(self.picture().newer(&lock(&peer.state).has).len()).unwrap_or(u32::MAX);
         gauge!("tandem_sync_backlog_deltas", "node" => peer.node.to_string()).set(lacks);
         if silent > ms(self.settings.peer_silent_ms) {
+            // What it measured is too old to be shown as if it were so.
+            lock(&self.peer_pages).remove(&peer.group);
             let message = format!("nothing was heard of the hub of {} for {} s", peer.node, silent.as_secs());
             let evidence = json!({ "heard_us": heard });
             self.raise("peer_silent", peer.node.as_str(), Severity::Warning, message, evidence, 1).await;
         } else {
-            self.clear("peer_silent", peer.node.as_str()).await;
+            self.better("peer_silent", peer.node.as_str());
         }
     }
 
@@ -217,8 +275,17 @@ impl Hub {
             contact.has = versions;
             contact.has.extend(newer.iter().map(|group| (group.id.clone(), group.version)));
         }
-        let groups = newer.iter().map(|group| wire::group(group, now)).collect();
-        Ok(pb::SyncDeltaResponse { node: self.me.to_string(), groups, seen, ..Default::default() })
+        // What is older than a day the other side may have forgotten, or never known.
+        let after = Timestamp(request.alerts_after_us).max(now - UNSENT);
+        let alerts = self.store.alerts.changed(after, MOST_ALERTS).await?;
+        Ok(pb::SyncDeltaResponse {
+            node: self.me.to_string(),
+            groups: newer.iter().map(|group| wire::group(group, now)).collect(),
+            seen,
+            alerts: alerts.into_iter().map(|alert| wire::alert(alert, &self.me)).collect(),
+            metrics_page: if request.metrics { self.page_for_peers() } else { String::new() },
+            ..Default::default()
+        })
     }
 
     pub(super) async fn sync_digest(

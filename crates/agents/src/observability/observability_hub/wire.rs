@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
-use tandem_store::alerts::Alert;
+use tandem_store::alerts::{Alert, NewAlert};
 use tandem_store::errors::{ErrorReport, Severity};
 use tandem_store::series::Series;
 use tandem_types::{AgentId, Code, Health, NodeName, Timestamp};
@@ -25,6 +25,16 @@ fn severity(of: Severity) -> pb::Severity {
         Severity::Warning => pb::Severity::SEVERITY_WARNING,
         Severity::Error => pb::Severity::SEVERITY_ERROR,
         Severity::Critical => pb::Severity::SEVERITY_CRITICAL,
+    }
+}
+
+fn read_severity(said: Option<pb::Severity>) -> Option<Severity> {
+    match said? {
+        pb::Severity::SEVERITY_UNSPECIFIED => None,
+        pb::Severity::SEVERITY_INFO => Some(Severity::Info),
+        pb::Severity::SEVERITY_WARNING => Some(Severity::Warning),
+        pb::Severity::SEVERITY_ERROR => Some(Severity::Error),
+        pb::Severity::SEVERITY_CRITICAL => Some(Severity::Critical),
     }
 }
 
@@ -49,16 +59,8 @@ pub(super) fn errors(
         fields.require(error.count > 0, &field("count"), "is 0; say how often it happened");
         let short = error.evidence.len() <= MOST_EVIDENCE && error.evidence.iter().all(|l| l.len() <= LONGEST_EVIDENCE);
         fields.require(short, &field("evidence"), "is more than 5 lines, or a line is longer than 400 bytes");
-        let severity = match error.severity.as_known() {
-            Some(pb::Severity::SEVERITY_INFO) => Some(Severity::Info),
-            Some(pb::Severity::SEVERITY_WARNING) => Some(Severity::Warning),
-            Some(pb::Severity::SEVERITY_ERROR) => Some(Severity::Error),
-            Some(pb::Severity::SEVERITY_CRITICAL) => Some(Severity::Critical),
-            _ => {
-                fields.wrong(field("severity"), "is not said");
-                None
-            }
-        };
+        let severity = read_severity(error.severity.as_known());
+        fields.require(severity.is_some(), &field("severity"), "is not said");
         let (Some(agent), Some(code), Some(severity)) = (agent, code, severity) else { continue };
         let (reason, trace, count, evidence) = (error.reason, error.trace_id, error.count.into(), error.evidence);
         read.push(ErrorReport { agent, code, reason, severity, trace, count, at: Timestamp(error.at_us), evidence });
@@ -81,8 +83,9 @@ pub(super) fn error(of: ErrorReport) -> pb::ErrorReport {
     }
 }
 
-/// An alert.
-pub(super) fn alert(of: Alert) -> pb::Alert {
+/// An alert, as the hub of `me` says it.
+pub(super) fn alert(of: Alert, me: &NodeName) -> pb::Alert {
+    let (acked_by, acked_us) = of.acked.map(|(by, at)| (by.to_string(), at.micros())).unwrap_or_default();
     pb::Alert {
         alert_id: of.id,
         kind: of.what.kind,
@@ -92,9 +95,36 @@ pub(super) fn alert(of: Alert) -> pb::Alert {
         first_us: of.first.micros(),
         last_us: of.last.micros(),
         count: of.what.count,
-        acked_by: of.acked.map(|(by, _)| by.to_string()).unwrap_or_default(),
+        acked_by,
+        node: of.node.as_ref().unwrap_or(me).to_string(),
+        cleared_us: of.cleared.map_or(0, Timestamp::micros),
+        acked_us,
         ..Default::default()
     }
+}
+
+/// An alert as the hub of another node says it; none when it cannot be understood, or is not that node's own.
+pub(super) fn read_alert(node: &NodeName, said: &pb::Alert) -> Option<Alert> {
+    let own = said.node == node.as_str() && !said.alert_id.is_empty();
+    let at = |micros: i64| (micros != 0).then_some(Timestamp(micros));
+    let acked = at(said.acked_us).map(|at| Some((said.acked_by.parse().ok()?, at)));
+    let what = NewAlert {
+        kind: said.kind.clone(),
+        subject: said.subject.clone(),
+        severity: read_severity(said.severity.as_known())?,
+        message: said.message.clone(),
+        evidence: "{}".to_owned(),
+        count: said.count,
+    };
+    own.then(|| Alert {
+        id: said.alert_id.clone(),
+        what,
+        first: Timestamp(said.first_us),
+        last: Timestamp(said.last_us),
+        acked: acked.flatten(),
+        cleared: at(said.cleared_us),
+        node: Some(node.clone()),
+    })
 }
 
 /// A series with its group among the labels. A label of that name which the group itself gave is kept beside it, under

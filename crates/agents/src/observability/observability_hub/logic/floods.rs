@@ -130,13 +130,13 @@ impl Floods {
         outcome
     }
 
-    /// The floods that are over, so that a later one is told of anew.
+    /// The floods that are over, so that a later one is told of anew. One is over when half of what began it is left.
     pub(crate) fn calm(&mut self, now: Timestamp) -> Vec<(AgentId, &'static str)> {
         let mut over = Vec::new();
         self.windows.retain(|(agent, number), window| {
             let rule = &RULES[*number];
             let sum = window.sum(now, rule.window);
-            if window.flooding && sum < rule.limit {
+            if window.flooding && sum <= rule.limit / 2 {
                 window.flooding = false;
                 if rule.then == Then::Alert {
                     over.push((agent.clone(), rule.name));

@@ -3,8 +3,10 @@
 
 pub(super) mod exposition;
 pub(super) mod floods;
+pub(super) mod holding;
 pub(super) mod latency;
 pub(super) mod picture;
 pub(super) mod probe;
 pub(super) mod report;
 pub(super) mod rolled_up;
+pub(super) mod webhook;

@@ -1,4 +1,4 @@
-//! One page of metrics for a node, out of those of its groups.
+//! One page of metrics for the fleet, out of those of the node's groups and of other nodes' hubs.
 //!
 //! The format wants all lines of a metric together, so pages cannot stand one after the other.
 
@@ -22,14 +22,17 @@ struct Family<'a> {
 }
 
 /// The page of the hub's own group and those of the others as one. Each line says which group it is of; what the hub says
-/// about groups keeps saying so. Where two pages differ on what a metric is, the lines of the second are left out.
+/// about groups keeps saying so, and so do `rolled` pages, which other hubs made in this way. Where two pages differ on
+/// what a metric is, the lines of the second are left out.
 pub(crate) fn rolled_up<'a>(
     own: (&GroupId, &'a str),
     others: impl IntoIterator<Item = (&'a GroupId, &'a str)>,
+    rolled: impl IntoIterator<Item = (&'a GroupId, &'a str)>,
 ) -> String {
     let mut families = BTreeMap::new();
     add(&mut families, own.0, own.1, true);
     others.into_iter().for_each(|(group, page)| add(&mut families, group, page, false));
+    rolled.into_iter().for_each(|(group, page)| add(&mut families, group, page, true));
     let mut rolled = String::new();
     for (name, family) in families.iter().filter(|(_, family)| !family.lines.is_empty()) {
         // Writing to a String cannot fail.
@@ -105,7 +108,7 @@ mod tests {
         let b = "# TYPE took_seconds gauge\ntook_seconds 9\n# TYPE empty counter\n";
         let (hub, n_a, n_b) = (id("n/hub"), id("n/a"), id("n/b"));
         assert_eq!(
-            rolled_up((&hub, own), [(&n_a, a), (&n_b, b)]),
+            rolled_up((&hub, own), [(&n_a, a), (&n_b, b)], []),
             "lone{group=\"n/a\"} 1\n\
              # HELP probes_total Probes.\n# TYPE probes_total counter\nprobes_total{group=\"n/a\"} 3\n\
              probes_total{exported_group=\"x\",group=\"n/a\",p=\"\\\"q\\\\\"} 4 17\n\
@@ -113,6 +116,17 @@ mod tests {
              took_seconds_sum{group=\"n/hub\"} 0.5\ntook_seconds_count{group=\"n/hub\"} 1\n\
              took_seconds_bucket{group=\"n/a\",le=\"+Inf\"} 2\ntook_seconds_sum{group=\"n/a\"} 1\n\
              took_seconds_count{group=\"n/a\"} 2\n"
+        );
+    }
+
+    #[test]
+    fn what_another_hub_shows_says_whose_it_is_already() {
+        let (hub, n_a, peer) = (id("n/hub"), id("n/a"), id("m/hub"));
+        let page = "# TYPE up gauge\nup 1\n";
+        let theirs = rolled_up((&peer, page), [(&id("m/b"), page)], []);
+        assert_eq!(
+            rolled_up((&hub, page), [(&n_a, page)], [(&peer, theirs.as_str())]),
+            "# TYPE up gauge\nup{group=\"n/hub\"} 1\nup{group=\"n/a\"} 1\nup{group=\"m/hub\"} 1\nup{group=\"m/b\"} 1\n"
         );
     }
 
@@ -124,7 +138,7 @@ mod tests {
         ) {
             let ids: Vec<GroupId> = (0..pages.len()).map(|n| id(&format!("n/g{n}"))).collect();
             let mut all = ids.iter().zip(pages.iter().map(String::as_str));
-            let page = rolled_up(all.next().unwrap(), all);
+            let page = rolled_up(all.next().unwrap(), all, []);
             prop_assert!(read(&page).is_ok(), "{page}");
             let families: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
             let mut once = families.clone();

@@ -5,11 +5,11 @@ use tandem_types::Timestamp;
 use super::*;
 
 /// A hub that never takes a group which is not there for failed, however far the clock is moved.
-fn patient() -> Value {
+pub(super) fn patient() -> Value {
     json!({ "start_grace_ms": 100_000_000 })
 }
 
-fn error(count: u32) -> pb::ErrorReport {
+pub(super) fn error(count: u32) -> pb::ErrorReport {
     pb::ErrorReport {
         agent: AGENT.into(),
         code: "internal".into(),
@@ -21,11 +21,19 @@ fn error(count: u32) -> pb::ErrorReport {
     }
 }
 
-async fn report(rig: &Running, key: u32, errors: Vec<pb::ErrorReport>) -> Result<u32, Fault> {
+pub(super) async fn report(rig: &Running, key: u32, errors: Vec<pb::ErrorReport>) -> Result<u32, Fault> {
     let mut idempotency_key = vec![0; 12];
     idempotency_key.extend(key.to_be_bytes());
     let request = pb::ReportErrorsRequest { idempotency_key, errors, ..Default::default() };
     rig.client().unary(telemetry::REPORT_ERRORS, request, &rig.call()).await.map(|answer| answer.thinned)
+}
+
+/// Lets everything pass that may, and the time after which an alert ends.
+pub(super) async fn quiet(rig: &Running) {
+    for _ in 0..2 {
+        rig.clock.advance(Duration::from_secs(61));
+        rig.reconcile("calm").await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -50,8 +58,7 @@ async fn ten_thousand_equal_errors_make_one_alert_and_a_right_count() {
     report(&rig, 200, vec![error(7)]).await.unwrap();
     assert_eq!(alerts(&rig, true).await, [], "who knows of a flood is not told again while it lasts");
     assert_eq!(alerts(&rig, false).await[0].count, 10_007);
-    rig.clock.advance(Duration::from_secs(120));
-    rig.reconcile("calm").await.unwrap();
+    quiet(&rig).await;
     report(&rig, 1_000, vec![error(5)]).await.unwrap();
     assert_eq!(alerts(&rig, true).await.len(), 1, "a flood after a calm is a new one");
 
@@ -162,7 +169,38 @@ fn other_hub(said: Arc<Mutex<Option<State>>>) -> Service {
                 let groups = if known { vec![] } else { vec![group] };
                 let seen = pb::GroupSeen { age_ms: 3_000, answer_us: Some(700), ..Default::default() };
                 let seen = [("infra_core".to_owned(), seen)].into_iter().collect();
-                Ok(pb::SyncDeltaResponse { node: "pc2".into(), groups, seen, ..Default::default() })
+                let alert = |id: &str, node: &str| pb::Alert {
+                    alert_id: id.into(),
+                    kind: "disk_full".into(),
+                    subject: node.into(),
+                    severity: pb::Severity::SEVERITY_ERROR.into(),
+                    last_us: 7,
+                    node: node.into(),
+                    count: 1,
+                    ..Default::default()
+                };
+                // A hub speaks for its own node only.
+                let alerts = vec![alert("a1", "pc2"), alert("a2", "solo")];
+                let metrics_page =
+                    if request.metrics { "# TYPE up gauge\nup{group=\"pc2/infra_core\"} 1\n" } else { "" };
+                Ok(pb::SyncDeltaResponse {
+                    node: "pc2".into(),
+                    groups,
+                    seen,
+                    alerts: if request.alerts_after_us < 7 { alerts } else { vec![] },
+                    metrics_page: metrics_page.into(),
+                    ..Default::default()
+                })
+            }
+        })
+        .unary(telemetry::QUERY_SERIES, |_, request: pb::QuerySeriesRequest| async move {
+            let series = pb::Series { name: request.name, ..Default::default() };
+            Ok(pb::QuerySeriesResponse { series: vec![series], ..Default::default() })
+        })
+        .unary(telemetry::ACK_ALERT, |_, request: pb::AckAlertRequest| async move {
+            match request.alert_id.as_str() {
+                "a1" => Ok(pb::AckAlertResponse::default()),
+                other => Err(Fault::not_found(format!("no alert {other}"))),
             }
         })
         .unary(telemetry::SYNC_DIGEST, move |_, _: pb::SyncDigestRequest| {
@@ -190,7 +228,9 @@ async fn another_node_is_followed_and_goes_stale_but_never_failed() {
     rig.reconcile("sync").await.unwrap();
     let seen = state(&rig).await;
     assert_eq!((seen.state, seen.since), (State::Ready, rig.clock.now()), "times are shown by the own clock");
-    assert_eq!(alerts(&rig, true).await.iter().map(|a| a.kind.as_str()).collect::<Vec<_>>(), ["clocks_apart"]);
+    let kinds = async || alerts(&rig, true).await.into_iter().map(|a| (a.node, a.kind)).collect::<Vec<_>>();
+    let told = |node: &str, kind: &str| (node.to_owned(), kind.to_owned());
+    assert_eq!(kinds().await, [told("solo", "clocks_apart"), told("pc2", "disk_full")]);
     *said.lock().unwrap() = Some(State::Degraded);
     rig.reconcile("sync").await.unwrap();
     assert_eq!(state(&rig).await.state, State::Degraded);
@@ -211,7 +251,94 @@ async fn another_node_is_followed_and_goes_stale_but_never_failed() {
     *said.lock().unwrap() = Some(State::Failed);
     rig.reconcile("sync").await.unwrap();
     assert_eq!(state(&rig).await.state, State::Failed);
-    assert!(!alerts(&rig, true).await.iter().any(|alert| alert.kind == "peer_silent"));
+    let silent = async || alerts(&rig, true).await.iter().any(|alert| alert.kind == "peer_silent");
+    assert!(silent().await, "one answer may be the last for a while");
+    rig.clock.advance(Duration::from_secs(60));
+    rig.reconcile("sync").await.unwrap();
+    rig.reconcile("calm").await.unwrap();
+    assert!(!silent().await);
+}
+
+#[tokio::test]
+async fn alerts_and_metrics_of_another_node_are_shown_as_long_as_it_is_there() {
+    let toy = Toy::start(Act::Break).await;
+    let said = Arc::new(Mutex::new(Some(State::Ready)));
+    let groups =
+        vec![group("solo/under_test", DEF.name, &toy.at), group("pc2/infra_core", DEF.name, "http://127.0.0.1:1")];
+    let rig = Rig::new(&DEF)
+        .settings(patient())
+        .peer_in("pc2/infra_core".parse().unwrap(), DEF.name, other_hub(said.clone()))
+        .fleet(fleet(groups))
+        .start()
+        .await;
+    rig.reconcile("sync").await.unwrap();
+    let page = || rig.shows().metrics.clone().unwrap()("# TYPE up gauge\nup 1\n");
+    let both = "# TYPE up gauge\nup{group=\"solo/under_test\"} 1\nup{group=\"pc2/infra_core\"} 1\n";
+    assert_eq!(page(), both);
+    rig.clock.advance(Duration::from_secs(5));
+    rig.reconcile("sync").await.unwrap();
+    assert_eq!(page(), both, "it is asked for at the pace of readings, and shown in between");
+    let of_pc2 = async || alerts(&rig, true).await.into_iter().filter(|a| a.node == "pc2").collect::<Vec<_>>();
+    assert_eq!(of_pc2().await.len(), 1, "once, and nothing that it says of others");
+
+    let ask = pb::QuerySeriesRequest {
+        name: "up".into(),
+        labels: [("group".to_owned(), "pc2/infra_core".to_owned())].into_iter().collect(),
+        ..Default::default()
+    };
+    let found = rig.client().unary(telemetry::QUERY_SERIES, ask, &rig.call()).await.unwrap().series;
+    assert_eq!(found.iter().map(|series| series.name.as_str()).collect::<Vec<_>>(), ["up"], "its own hub answered");
+
+    let ack = |id: &str| pb::AckAlertRequest { alert_id: id.into(), user_id: "juan".into(), ..Default::default() };
+    rig.client().unary(telemetry::ACK_ALERT, ack("a1"), &rig.call()).await.unwrap();
+    assert_eq!(of_pc2().await, []);
+    *said.lock().unwrap() = None;
+    rig.clock.advance(Duration::from_secs(16));
+    rig.reconcile("sync").await.unwrap();
+    assert_eq!(page(), "# TYPE up gauge\nup{group=\"solo/under_test\"} 1\n", "what is gone is not shown as if it were");
+}
+
+#[tokio::test]
+async fn an_alert_is_told_to_the_other_hub_with_its_end_and_after_a_day_no_more() {
+    let toy = Toy::start(Act::Break).await;
+    let rig = rig(&toy, patient()).await;
+    let ask = async |alerts_after_us| {
+        let request = pb::SyncDeltaRequest { node: "pc2".into(), alerts_after_us, ..Default::default() };
+        rig.client().unary(telemetry::SYNC_DELTA, request, &rig.call()).await.unwrap().alerts
+    };
+    report(&rig, 1, vec![error(6)]).await.unwrap();
+    let raised = ask(0).await.remove(0);
+    assert_eq!((raised.node.as_str(), raised.cleared_us), ("solo", 0));
+    assert_eq!(ask(raised.last_us).await, []);
+    quiet(&rig).await;
+    let ended = ask(raised.last_us).await.remove(0);
+    assert_eq!((ended.alert_id, ended.cleared_us), (raised.alert_id, rig.clock.now().micros()));
+    rig.clock.advance(Duration::from_hours(24) + Duration::from_secs(1));
+    assert_eq!(ask(0).await, []);
+}
+
+#[tokio::test]
+async fn a_cause_that_comes_and_goes_is_one_alert() {
+    let toy = Toy::start(Act::Say(State::Ready)).await;
+    let rig = rig(&toy, quick()).await;
+    let mut changes = watch(&rig).await;
+    for _ in 0..3 {
+        until(&mut changes, State::Ready).await;
+        rig.clock.advance(Duration::from_secs(30));
+        rig.reconcile("calm").await.unwrap();
+        toy.does(Act::Break);
+        until(&mut changes, State::Failed).await;
+        toy.does(Act::Say(State::Ready));
+    }
+    until(&mut changes, State::Ready).await;
+    let all = of_group(&rig, false).await;
+    assert_eq!((all.len(), all[0].kind.as_str(), all[0].count), (1, "group_failed", 3));
+    rig.clock.advance(Duration::from_secs(59));
+    rig.reconcile("calm").await.unwrap();
+    assert_eq!(of_group(&rig, true).await.len(), 1);
+    rig.clock.advance(Duration::from_secs(1));
+    rig.reconcile("calm").await.unwrap();
+    assert_eq!(of_group(&rig, true).await, []);
 }
 
 #[tokio::test]

@@ -77,6 +77,8 @@ async fn a_group_with_too_many_series_is_named_and_the_rest_is_kept() {
     assert_eq!(kept.series.len(), 2_000);
     *toy.metrics.lock().unwrap() = page(2_000);
     rig.reconcile("scrape").await.unwrap();
+    rig.clock.advance(Duration::from_secs(60));
+    rig.reconcile("calm").await.unwrap();
     assert_eq!(alerts(&rig, true).await, []);
 }
 
@@ -136,6 +138,8 @@ async fn a_full_disk_costs_raw_samples_and_is_said() {
     assert!(!full[0].what.message.contains(" 0 raw samples"), "{}", full[0].what.message);
     limit(1 << 30).await;
     hub.clone().scrape().await.unwrap();
+    clock.advance(Duration::from_secs(60));
+    hub.clone().calm().await.unwrap();
     assert_eq!(hub.store.alerts.alerts(true, Default::default()).await.unwrap().items, []);
     assert_eq!(seen.borrow().state, State::Ready);
 }
