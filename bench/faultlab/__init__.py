@@ -1,0 +1,1 @@
+"""What `bench/faults.py` is made of: a space to hurt things in, a fleet in it, the faults, the peers."""
