@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tandem_types::{Fault, reason};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::caps::ControlGroup;
 use crate::foreign::Foreign;
@@ -20,6 +21,8 @@ use crate::log::LogFile;
 use crate::notify::{Message, NotifySocket};
 use crate::usage::{Usage, usage};
 
+/// Time between two looks at how long the log has grown.
+const LOG_LOOK: Duration = Duration::from_secs(5);
 /// Log lines kept as evidence.
 const EVIDENCE_LINES: usize = 20;
 
@@ -157,6 +160,31 @@ pub struct Child {
     caps: Option<ControlGroup>,
     /// What its control group had ended for memory before it began.
     kills: u64,
+    /// When its log is looked at.
+    log_looks: Interval,
+}
+
+/// Looks that begin now; while nobody waits for the child none are made, nor made up for.
+fn log_looks() -> Interval {
+    let mut looks = tokio::time::interval(LOG_LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
+
+/// Waits for the end of a process and keeps its log from filling the disk meanwhile.
+async fn ended(process: &mut Process, log: &LogFile, looks: &mut Interval) -> Option<ExitStatus> {
+    loop {
+        tokio::select! {
+            status = process.ended() => return status,
+            _ = looks.tick() => {
+                let log = log.clone();
+                let bound = tokio::task::spawn_blocking(move || log.bound().map_err(|e| (log, e)));
+                if let Ok(Err((log, error))) = bound.await {
+                    tracing::warn!(log = %log.path().display(), %error, "a log that has grown too long is not kept");
+                }
+            }
+        }
+    }
 }
 
 impl Child {
@@ -194,7 +222,8 @@ impl Child {
         let pid = child.id().unwrap_or_default();
         let (name, log, caps) = (spec.name.clone(), spec.log.clone(), spec.caps.clone());
         let kills = caps.as_ref().map_or(0, ControlGroup::memory_kills);
-        Ok(Self { name, process: Process::Own(child), pid, notify, log, usage: Usage::default(), caps, kills })
+        let (process, usage) = (Process::Own(child), Usage::default());
+        Ok(Self { name, process, pid, notify, log, usage, caps, kills, log_looks: log_looks() })
     }
 
     /// Takes over a process that runs, with its readiness socket made anew where it looks for it.
@@ -218,6 +247,7 @@ impl Child {
             usage: Usage::default(),
             caps,
             kills,
+            log_looks: log_looks(),
         })
     }
 
@@ -243,7 +273,7 @@ impl Child {
                     // A message that was sent before the end counts.
                     biased;
                     message = self.notify.receive() => if message.is_ready() { return Ok(message) },
-                    status = self.process.ended() => return Err(self.exit(status)),
+                    status = ended(&mut self.process, &self.log, &mut self.log_looks) => return Err(self.exit(status)),
                 }
             }
         })
@@ -275,7 +305,7 @@ impl Child {
 
     /// Waits for its end.
     pub async fn exited(&mut self) -> Exit {
-        let status = self.process.ended().await;
+        let status = ended(&mut self.process, &self.log, &mut self.log_looks).await;
         self.exit(status)
     }
 
@@ -366,6 +396,22 @@ mod tests {
         let exit = child.stop(Duration::from_millis(50)).await;
         assert_eq!(exit.signal, Some(Signal::SIGKILL as i32));
         assert_eq!(exit.to_string(), "killed by SIGKILL");
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_child_that_writes_without_end_does_not_fill_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = shell(folder.path(), "head -c 20000000 /dev/zero; echo; echo last; exec sleep 1000");
+        let put_aside = async {
+            while !folder.path().join("test.log.1").exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            exit = child.exited() => panic!("it runs: {exit}"),
+            () = put_aside => {}
+        }
+        child.stop(Duration::from_secs(60)).await;
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tandem_types::{Fault, reason};
 
-/// Above this size a log is put aside at the next start; one former file is kept.
+/// Above this size a log is put aside; one former file of at most this size is kept.
 const KEEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How much of the end of a log is looked at for its last lines.
@@ -48,6 +48,34 @@ impl LogFile {
             std::fs::rename(&self.path, self.path.with_extension("log.1")).map_err(failed)?;
         }
         OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path).map_err(failed)
+    }
+
+    /// Puts what is in it aside when it has grown too long, while a child goes on writing. What the child writes in that very
+    /// moment is lost, and so is what does not fit into the former file.
+    ///
+    /// # Errors
+    /// When the former file cannot be written; the log begins anew all the same, so that it does not fill the disk.
+    pub(crate) fn bound(&self) -> std::io::Result<()> {
+        let length = match std::fs::metadata(&self.path) {
+            Ok(meta) => meta.len(),
+            // There is nothing to bound.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e),
+        };
+        if length <= KEEP_BYTES {
+            return Ok(());
+        }
+        let keep = || {
+            let mut log = File::open(&self.path)?;
+            log.seek(SeekFrom::Start(length - KEEP_BYTES))?;
+            let former = self.path.with_extension("log.1");
+            let mut kept = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(former)?;
+            std::io::copy(&mut log.take(KEEP_BYTES), &mut kept).map(drop)
+        };
+        let kept = keep();
+        // Whoever writes it does so at its end, wherever that is.
+        OpenOptions::new().write(true).open(&self.path)?.set_len(0)?;
+        kept
     }
 
     /// Its last lines, oldest first.
@@ -127,6 +155,7 @@ impl LogReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
 
     #[test]
     fn the_tail_is_the_end_in_order() {
@@ -144,5 +173,26 @@ mod tests {
         log.open().unwrap().set_len(KEEP_BYTES + 1).unwrap();
         assert_eq!(log.open().unwrap().metadata().unwrap().len(), 0);
         assert!(folder.path().join("logs/x.log.1").exists());
+    }
+
+    #[test]
+    fn a_log_that_grows_too_long_is_put_aside_while_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogFile::new(folder.path().join("x.log"));
+        log.bound().unwrap();
+        let mut child = log.open().unwrap();
+        child.write_all(b"first\n").unwrap();
+        log.bound().unwrap();
+        assert_eq!(log.tail(9), ["first"]);
+        child.set_len(3 * KEEP_BYTES).unwrap();
+        child.write_all(b"last\n").unwrap();
+        let mut reader = LogReader::at_end(log.path());
+        log.bound().unwrap();
+        child.write_all(b"next\n").unwrap();
+        assert_eq!(log.tail(9), ["next"]);
+        assert_eq!(reader.new_lines().unwrap(), ["next"]);
+        let former = folder.path().join("x.log.1");
+        assert_eq!(std::fs::metadata(&former).unwrap().len(), KEEP_BYTES);
+        assert!(tail(&former, 1)[0].ends_with("last"));
     }
 }
