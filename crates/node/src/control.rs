@@ -8,8 +8,10 @@
 //! | `POST /down` | `{}` once the end has begun |
 //! | `POST /groups/GROUP/restart`, `POST /groups/GROUP/clear` | `{}`, or a fault as JSON |
 
+use std::future::IntoFuture as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -29,14 +31,13 @@ use tokio::task::JoinHandle;
 use crate::run::NodeHandle;
 use crate::status::Happening;
 
-/// Listens at `path` until it is aborted.
+/// Time between two looks whether the socket is where people look for it.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Listens at `path` until it is aborted. A socket that somebody removes is made anew: nothing else leads to a node.
 pub(crate) async fn serve(path: &Path, node: NodeHandle) -> Result<JoinHandle<()>, Fault> {
-    let failed = |e: std::io::Error| {
-        Fault::unavailable(reason::DISK, format!("cannot make the control socket {}: {e}", path.display()))
-    };
-    remove(path);
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let mut listener = bind(path)?;
+    let path = path.to_owned();
     let routes = Router::new()
         .route("/status", get(|State(node): State<NodeHandle>| async move { Json(node.status()) }))
         .route("/link", get(|State(node): State<NodeHandle>| async move { Json(node.link()) }))
@@ -45,10 +46,41 @@ pub(crate) async fn serve(path: &Path, node: NodeHandle) -> Result<JoinHandle<()
         .route("/groups/{group}/{order}", post(order))
         .with_state(node);
     Ok(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, "the control socket stopped serving");
+        loop {
+            tokio::select! {
+                outcome = axum::serve(listener, routes.clone()).into_future() => {
+                    tracing::error!(?outcome, "the control socket stopped serving");
+                    return;
+                }
+                () = gone(&path) => {}
+            }
+            listener = loop {
+                match bind(&path) {
+                    Ok(listener) => break listener,
+                    Err(fault) => tracing::warn!(%fault, "nobody can reach this node"),
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+            tracing::warn!(path = %path.display(), "somebody removed the control socket: made it anew");
         }
     }))
+}
+
+fn bind(path: &Path) -> Result<UnixListener, Fault> {
+    let failed = |e: std::io::Error| {
+        Fault::unavailable(reason::DISK, format!("cannot make the control socket {}: {e}", path.display()))
+    };
+    remove(path);
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Waits until there is nothing at `path`.
+async fn gone(path: &Path) {
+    while path.exists() {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Removes the socket of a node that has ended.

@@ -386,6 +386,24 @@ fn node_began(node: &NodeHandle) -> tandem_types::Timestamp {
     node.status().since
 }
 
+#[tokio::test]
+async fn a_node_whose_control_socket_is_removed_can_be_reached_again() {
+    let machine = machine(&[("a", &[], "ready")]);
+    let node = machine.up().await;
+    come_up(&node).await;
+    let control = Control::new(&machine.layout);
+    std::fs::remove_file(machine.layout.socket()).unwrap();
+    assert_eq!(control.status().await.unwrap_err().reason, reason::PEER_AWAY);
+    let again = async {
+        while control.status().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, again).await.expect("nothing listens");
+    control.down().await.unwrap();
+    node.wait().await.unwrap();
+}
+
 #[test]
 fn a_group_that_would_be_started_otherwise_is_started_anew() {
     let machine = machine(&[("a", &[], "ready")]);
