@@ -17,7 +17,7 @@ const HEEDED: [&str; 2] = ["TANDEM_", "OTEL_"];
 /// Those of them that the node heeds and hands on as arguments.
 const HANDED_ON: [&str; 2] = ["TANDEM_DATA", "TANDEM_FLEET"];
 /// Where a process looks for its readiness socket.
-const NOTIFY: &str = "NOTIFY_SOCKET";
+pub(crate) const NOTIFY: &str = "NOTIFY_SOCKET";
 
 /// What becomes of the groups that a dead node left running.
 #[derive(Debug, Default)]
@@ -37,15 +37,15 @@ fn file_id(path: &Path) -> Option<FileId> {
 
 /// What a process was started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
+pub(crate) struct Origin {
     program: Option<FileId>,
-    args: Vec<OsString>,
-    env: BTreeMap<String, OsString>,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: BTreeMap<String, OsString>,
 }
 
 impl Origin {
     /// Of a process that runs; none when it cannot be read.
-    fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).ok();
         let words = |bytes: Vec<u8>| -> Vec<OsString> {
             let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
@@ -92,6 +92,9 @@ impl Wanted<'_> {
         }
         if origin.program.is_none() || origin.program != self.program {
             return Some("its program is another one now".into());
+        }
+        if orphan.reads.is_empty() {
+            return Some("what was written down of it is lost".into());
         }
         if orphan.reads != self.launch.reads {
             return Some("the fleet file means something else now".into());
@@ -199,7 +202,8 @@ mod tests {
         };
         assert_eq!(with(&|orphan, _| orphan.ending = true), "it was ending");
         assert_eq!(with(&|_, origin| origin.program = Some((1, 3))), "its program is another one now");
-        assert_eq!(with(&|orphan, _| orphan.reads.clear()), "the fleet file means something else now");
+        assert_eq!(with(&|orphan, _| orphan.reads.clear()), "what was written down of it is lost");
+        assert_eq!(with(&|orphan, _| orphan.reads.push('x')), "the fleet file means something else now");
         assert_eq!(with(&|_, origin| origin.args.push("--more".into())), "it has other arguments now");
         assert_eq!(with(&|orphan, _| orphan.limits = Some(limits(65))), "it has other limits now");
         let environment = with(&|_, origin| {

@@ -219,7 +219,7 @@ impl Process {
         };
         let child = Child::spawn_with(&spec, handles)?;
         // Of one that has ended already there is nothing to write down.
-        let record = Stat::of(child.pid()).filter(|stat| !stat.has_ended()).map(|stat| Orphan {
+        let mut record = Stat::of(child.pid()).filter(|stat| !stat.has_ended()).map(|stat| Orphan {
             group: id.clone(),
             pid: child.pid(),
             started_ticks: stat.started_ticks(),
@@ -232,9 +232,8 @@ impl Process {
             reads: self.launch.reads.clone(),
             ending: false,
         });
-        if let Some(record) = &record {
-            record.write(&self.layout.record(id))?;
-        }
+        // On a full disk it may serve all the same.
+        self.note(&mut record, |_| {});
         Ok((child, record))
     }
 

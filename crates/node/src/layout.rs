@@ -166,6 +166,12 @@ impl Layout {
         self.run.join(format!("group-{place}.notify"))
     }
 
+    /// The place in the start order of whoever has this readiness socket; none when it is no group's of this directory.
+    pub(crate) fn notify_place(&self, socket: &Path) -> Option<usize> {
+        let name = socket.file_name().filter(|_| socket.parent() == Some(&self.run))?.to_str()?;
+        name.strip_prefix("group-")?.strip_suffix(".notify")?.parse().ok()
+    }
+
     /// What is known of a group's process.
     pub(crate) fn record(&self, group: &GroupId) -> PathBuf {
         self.run.join(format!("{}.process", group.group))
@@ -196,6 +202,8 @@ mod tests {
         let long = PathBuf::from(format!("/{}", "x".repeat(90)));
         let plain = Layout::new("/d".into(), None).unwrap();
         assert_eq!(plain.socket(), Path::new("/d/run/node.sock"));
+        assert_eq!(plain.notify_place(&plain.notify(12)), Some(12));
+        assert_eq!(plain.notify_place(Path::new("/d/run/up-7.notify")), None);
         let apart = Layout::new(long.clone(), Some(Path::new("/run/user/0"))).unwrap();
         assert!(apart.socket().starts_with("/run/user/0"), "{apart:?}");
         assert!(apart.lock().starts_with(&long), "one data folder has one lock, wherever its sockets are");

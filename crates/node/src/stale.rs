@@ -1,16 +1,18 @@
 //! Groups that go on running after their node died: written down while they run, found, ended.
 //!
-//! Each record names its process by id and start time, because process ids come again.
+//! Each record names its process by id and start time, because process ids come again. A process whose record is lost is
+//! known by what it was started with, so that it can be ended before its group starts anew.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 use serde::{Deserialize, Serialize};
 use tandem_process::Stat;
 use tandem_types::{Fault, GroupId, Timestamp, reason};
 
+use crate::adopt::{NOTIFY, Origin};
 use crate::layout::Layout;
 use crate::spec::Limits;
 
@@ -106,11 +108,41 @@ fn records(layout: &Layout) -> Vec<(PathBuf, Option<Orphan>)> {
         .collect()
 }
 
+/// Groups of this directory that run although nothing is written down of them, or nothing that can be read.
+fn strays(layout: &Layout, known: &[Orphan]) -> Vec<Orphan> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| known.iter().all(|orphan| orphan.pid != *pid)).filter_map(|pid| stray(layout, pid)).collect()
+}
+
+/// What the kernel knows of a process that a node of this directory has started as a group.
+fn stray(layout: &Layout, pid: u32) -> Option<Orphan> {
+    let origin = Origin::of(pid)?;
+    let place = layout.notify_place(Path::new(origin.env.get(NOTIFY)?))?;
+    let group = origin.args.iter().find_map(|word| word.to_str()?.parse().ok())?;
+    let stat = Stat::of(pid).filter(|stat| !stat.has_ended())?;
+    // What a group starts may have inherited the same.
+    let id = Pid::from_raw(pid.try_into().ok()?);
+    (getpgid(Some(id)) == Ok(id)).then(|| Orphan {
+        group,
+        pid,
+        started_ticks: stat.started_ticks(),
+        place,
+        since: Timestamp::default(),
+        ready: None,
+        restarts: 0,
+        limits: None,
+        reads: String::new(),
+        ending: false,
+    })
+}
+
 /// Groups that still run although nobody holds the data directory, last to start first. Only meaningful for who holds
 /// its lock, or knows that nobody does.
 pub fn orphans(layout: &Layout) -> Vec<Orphan> {
     let mut found: Vec<Orphan> =
         records(layout).into_iter().filter_map(|(_, orphan)| orphan).filter(Orphan::runs).collect();
+    found.extend(strays(layout, &found));
     found.sort_by_key(|orphan| std::cmp::Reverse(orphan.place));
     found
 }
@@ -185,6 +217,34 @@ mod tests {
         assert!(records(&layout).is_empty());
         for child in &mut children {
             child.wait().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_is_found_whose_record_is_spoilt_or_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path());
+        let start = |notify: &Path, leads: bool| {
+            let mut command = std::process::Command::new("/bin/sh");
+            command.args(["-c", "while :; do sleep 1000; done", "solo/stray"]).env("NOTIFY_SOCKET", notify);
+            if leads { command.process_group(0) } else { &mut command }.spawn().unwrap()
+        };
+        let mut stray = start(&layout.notify(3), true);
+        let others = [
+            start(&layout.notify(3), false),
+            start(&folder.path().join("group-3.notify"), true),
+            start(&layout.run().join("engine.notify"), true),
+        ];
+        std::fs::write(layout.record(&id("stray")), "spoilt").unwrap();
+        let found = orphans(&layout);
+        let told: Vec<_> = found.iter().map(|orphan| (&orphan.group, orphan.pid, orphan.place)).collect();
+        assert_eq!(told, [(&id("stray"), stray.id(), 3)]);
+        assert_eq!(end_orphans(&layout, found, Duration::from_secs(10)).await, []);
+        assert!(orphans(&layout).is_empty() && records(&layout).is_empty());
+        stray.wait().unwrap();
+        for mut other in others {
+            other.kill().unwrap();
+            other.wait().unwrap();
         }
     }
 }

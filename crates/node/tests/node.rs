@@ -128,9 +128,15 @@ impl Machine {
         let program = std::env::current_exe().unwrap();
         let runner = Processes::new(self.layout.clone(), Duration::ZERO, move |group| Launch {
             program: program.clone(),
-            args: ["--exact", "ready_can_be_said_whether_or_not_somebody_listens", "--nocapture"]
-                .map(Into::into)
-                .to_vec(),
+            // Of the names of tests that it is to run, one is no test and tells which group it is.
+            args: [
+                "--nocapture",
+                "--exact",
+                "ready_can_be_said_whether_or_not_somebody_listens",
+                &group.id.to_string(),
+            ]
+            .map(Into::into)
+            .to_vec(),
             env: group.env.clone(),
             reads: "hash".into(),
         });
@@ -415,6 +421,29 @@ fn a_group_that_would_be_started_otherwise_is_started_anew() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let node = machine.up_with(&[("MORE", "1")]).await;
+        come_up(&node).await;
+        assert_ne!(pids(&node.handle()), before);
+        assert_eq!(orphans(&machine.layout).len(), 1, "the former process has ended");
+        node.handle().down().await;
+        node.wait().await.unwrap();
+    });
+}
+
+#[test]
+fn a_group_whose_record_cannot_be_written_serves_and_is_found_all_the_same() {
+    let machine = machine(&[("a", &[], "ready")]);
+    // What a full disk does to it.
+    std::fs::create_dir(machine.layout.run().join("a.process")).unwrap();
+    let mut before = vec![];
+    dies(&machine, async |node| {
+        come_up(node).await;
+        before = pids(&node.handle());
+    });
+    let left = orphans(&machine.layout);
+    assert_eq!(left.iter().map(|orphan| Some(orphan.pid)).collect::<Vec<_>>(), before);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let node = machine.up().await;
         come_up(&node).await;
         assert_ne!(pids(&node.handle()), before);
         assert_eq!(orphans(&machine.layout).len(), 1, "the former process has ended");
