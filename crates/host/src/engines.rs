@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::{Call, rpc};
-use tandem_process::{Child, LogFile, LogReader, Spawn, usage};
+use tandem_process::{Child, LogFile, LogReader, Spawn, threads, usage};
 use tandem_types::{AgentId, Fault, GroupId, Health, State, Timestamp, reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use tandem_agent::{Clock, Peers};
 
 use crate::log_rules;
+use crate::logic::Pulse;
 use crate::reports::{Reports, Severity};
 
 /// Longest time an engine may take to load when the caller sets none.
@@ -25,6 +26,8 @@ const LOAD_LIMIT: Duration = Duration::from_secs(120);
 const LAST_LINES: usize = 5;
 /// How often an engine's output is read for what it tells of failures.
 const READ_EVERY: Duration = Duration::from_secs(2);
+/// Grace for an engine that hangs.
+const HUNG_GRACE: Duration = Duration::from_millis(500);
 /// Grace on shutdown of the group.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -318,13 +321,27 @@ impl Keeper {
     async fn keep(mut self, mut child: Child, mut stops: mpsc::Receiver<Duration>) {
         let mut reading = tokio::time::interval(READ_EVERY);
         let mut policy = crate::logic::RestartPolicy::default();
+        let mut pulse = Pulse::default();
         let mut restarts = 0;
         loop {
-            let exit = tokio::select! {
-                exit = child.exited() => exit,
+            let messages = child.messages();
+            let (exit, hung) = tokio::select! {
+                // What came while this process did not run counts before the time that passed.
+                biased;
+                message = messages.receive() => {
+                    if message.is_heartbeat() {
+                        pulse.beat(Instant::now());
+                    }
+                    continue;
+                }
+                exit = child.exited() => (exit, None),
                 _ = reading.tick() => {
                     self.output.read();
-                    continue;
+                    if !pulse.hangs(Instant::now()) {
+                        continue;
+                    }
+                    let doing = threads(child.pid());
+                    (child.stop(HUNG_GRACE).await, Some(doing))
                 }
                 drain = stops.recv() => {
                     self.set(State::Draining, "stopping");
@@ -336,12 +353,16 @@ impl Keeper {
                     return self.forget();
                 }
             };
-            let cause = format!("{} ended: {exit}", self.spec.name);
-            warn!(engine = self.id, exit = %exit, evidence = exit.evidence.join(" | "), "an engine ended by itself");
+            let cause = match &hung {
+                None => format!("{} ended: {exit}", self.spec.name),
+                Some(_) => format!("{} hung: no heartbeat for {} s", self.spec.name, Pulse::SILENCE.as_secs()),
+            };
+            let evidence: Vec<String> = hung.into_iter().flatten().chain(exit.evidence).collect();
+            warn!(engine = self.id, cause, evidence = evidence.join(" | "), "an engine ended by itself or hung");
             metrics::counter!("tandem_engine_restarts_total", "model" => self.request.model.clone()).increment(1);
             let lost = Fault::unavailable(reason::ENGINE_LOST, "");
             self.output.read();
-            let last = &exit.evidence[exit.evidence.len().saturating_sub(LAST_LINES)..];
+            let last = &evidence[evidence.len().saturating_sub(LAST_LINES)..];
             self.output.reports.note_with(&self.output.host, &lost, Severity::Error, last, self.clock.now());
             // The next process has another port, so whoever holds a ticket asks anew.
             loop {
@@ -368,6 +389,7 @@ impl Keeper {
                 match up {
                     Ok((next, info)) => {
                         child = next;
+                        pulse = Pulse::default();
                         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
                         if let Some(engine) = running.get_mut(&self.id) {
                             engine.info = info;

@@ -1,7 +1,7 @@
 //! The host's thinking: when an agent is started again, and how a group is doing. No IO, no clock.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tandem_types::{AgentName, Health, State, Timestamp};
 
@@ -36,6 +36,34 @@ impl RestartPolicy {
         let wait = Duration::from_secs(1 << self.recent.len()).min(Self::LONGEST);
         self.recent.push_back(now);
         Next::Restart(wait)
+    }
+}
+
+/// Whether a process hangs, from its heartbeats, one each second. One that never sent any is not judged.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    beat: Option<Instant>,
+    looked: Option<Instant>,
+}
+
+impl Pulse {
+    /// Whoever sends nothing for so long hangs.
+    pub(crate) const SILENCE: Duration = Duration::from_secs(15);
+    /// Looks are made every other second: whoever makes one this much later did not run, and has heard nothing for that.
+    const LATE: Duration = Duration::from_secs(5);
+
+    /// A heartbeat has come.
+    pub(crate) fn beat(&mut self, now: Instant) {
+        self.beat = Some(now);
+    }
+
+    /// Looks whether the process hangs.
+    pub(crate) fn hangs(&mut self, now: Instant) -> bool {
+        let before = self.looked.replace(now);
+        if before.is_some_and(|before| now.saturating_duration_since(before) >= Self::LATE) {
+            self.beat = self.beat.map(|_| now);
+        }
+        self.beat.is_some_and(|beat| now.saturating_duration_since(beat) >= Self::SILENCE)
     }
 }
 
@@ -105,6 +133,28 @@ mod tests {
         assert_eq!(waits[5], Next::GiveUp);
         let later = now + Duration::from_secs(600);
         assert_eq!(policy.failed(later), Next::Restart(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_process_hangs_when_its_heartbeats_stay_away_unless_nobody_could_hear_them() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pulse = Pulse::default();
+        // Looks at these seconds; a beat comes before those that say so.
+        let mut look = |at: u32, beats: bool| {
+            let now = began + second * at;
+            if beats {
+                pulse.beat(now);
+            }
+            pulse.hangs(now)
+        };
+        let silent: Vec<u32> = (0..40).step_by(2).filter(|at| look(*at, false)).collect();
+        assert_eq!(silent, [], "it never sent any");
+        let hung: Vec<u32> = (40..60).step_by(2).filter(|at| look(*at, *at < 44)).collect();
+        assert_eq!(hung, [58]);
+        assert!(!look(90, false), "whoever looks did not run for half a minute");
+        let hung: Vec<u32> = (92..110).step_by(2).filter(|at| look(*at, false)).collect();
+        assert_eq!(hung, [106, 108]);
+        assert!(!look(110, true));
     }
 
     fn member(name: &str, required: bool, state: Option<State>, cause: &str) -> Member {

@@ -5,7 +5,7 @@ use tandem_contract::{Call, rpc};
 use tandem_node::{GroupState, Happening};
 use tandem_types::{Code, reason};
 
-use crate::harness::{Fleet, LIMIT, kill_9, runs};
+use crate::harness::{Fleet, LIMIT, kill_9, runs, stop};
 
 const LONG: &str = "Tell me a very long story about a ship and its crew.";
 
@@ -59,6 +59,20 @@ async fn an_engine_killed_in_mid_answer_fails_that_answer_only_and_is_started_ag
     assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::ENGINE_LOST), "{fault:?}");
     assert_eq!(fleet.group("coordination").await.pid, group, "its group goes on");
     assert_ne!(fleet.engine().await, engine);
+    assert!(!fleet.turn("Are you there?", "b").await.text.is_empty());
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_in_mid_answer_is_ended_and_started_again() {
+    let fleet = Fleet::up().await;
+    let mut turn = fleet.submit(LONG, "a").await.unwrap();
+    turn.first_words().await;
+    let (engine, group) = (fleet.engine().await, fleet.group("coordination").await.pid);
+    stop(engine);
+    let fault = turn.finish().await.unwrap_err();
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::ENGINE_LOST), "{fault:?}");
+    assert!(!runs(engine));
+    assert_eq!(fleet.group("coordination").await.pid, group, "its group goes on");
     assert!(!fleet.turn("Are you there?", "b").await.text.is_empty());
 }
 

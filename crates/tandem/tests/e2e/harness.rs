@@ -399,6 +399,11 @@ impl Turn {
     }
 }
 
+/// Has a process stand still.
+pub(crate) fn stop(pid: u32) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGSTOP).unwrap();
+}
+
 /// Ends a process by force.
 pub(crate) fn kill_9(pid: u32) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();

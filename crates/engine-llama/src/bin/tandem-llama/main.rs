@@ -15,6 +15,7 @@ use clap::Parser as _;
 use tandem_contract::{Ended, Observer, local};
 use tandem_engine::{Lease, Prompt, Sampling, TextGenerator, TextRequest};
 use tandem_engine_llama::{LEASE_TOO_SMALL, LlamaGenerator, MODEL_CORRUPT, MODEL_MISSING, resident_bytes};
+use tandem_process::Heart;
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, reason};
 use tokio::net::TcpListener;
@@ -27,6 +28,8 @@ use crate::service::Serving;
 
 /// An idle engine proves itself again after so long, well within the time it counts as capable.
 const PROVE_EVERY: Duration = Duration::from_secs(300);
+/// Time between two heartbeats.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Time for clients to read the last error of an engine that ended by itself.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -110,6 +113,8 @@ async fn run(args: &Args, parent: Parent) -> Result<(), Fault> {
         sd_notify::NotifyState::Custom(&lines[0]),
         sd_notify::NotifyState::Custom(&lines[1]),
     ])?;
+    let heart = Heart::of_environment().map_err(|e| Fault::internal(format!("make the socket for heartbeats: {e}")))?;
+    let beats = tokio::spawn(beat(heart));
 
     let outcome = tokio::select! {
         () = end => {
@@ -129,6 +134,7 @@ async fn run(args: &Args, parent: Parent) -> Result<(), Fault> {
             Err(Fault::unavailable(reason::ENGINE_LOST, format!("the engine ended by itself: {why}")))
         }
     };
+    beats.abort();
     prover.abort();
     server.abort();
     if let Some(exporter) = exporter {
@@ -139,6 +145,15 @@ async fn run(args: &Args, parent: Parent) -> Result<(), Fault> {
 
 fn tell(lines: &[sd_notify::NotifyState<'_>]) -> Result<(), Fault> {
     sd_notify::notify(false, lines).map_err(|e| Fault::internal(format!("write to $NOTIFY_SOCKET: {e}")))
+}
+
+/// Says each second that this process runs, to whoever started it.
+async fn beat(heart: Option<Heart>) {
+    let Some(heart) = heart else { return };
+    loop {
+        heart.beat();
+        tokio::time::sleep(BEAT_EVERY).await;
+    }
 }
 
 /// Has the model write a few tokens, the only proof that it can.
