@@ -384,7 +384,7 @@ mod tests {
         let node = NodeName::new("pc2").unwrap();
         let (first, _) = there.raise(flood("a", Severity::Error, 2), at(1)).await.unwrap();
         let (second, _) = there.raise(flood("b", Severity::Error, 2), at(2)).await.unwrap();
-        assert_eq!(there.changed(at(0), 1).await.unwrap(), [first.clone()]);
+        assert_eq!(there.changed(at(0), 1).await.unwrap(), std::slice::from_ref(&first));
         assert_eq!(here.taken(&node).await.unwrap(), None);
         let theirs = |alert: Alert| Alert { node: Some(node.clone()), ..alert };
         here.take(&node, vec![first.clone(), second.clone()]).await.unwrap();

@@ -413,7 +413,7 @@ mod tests {
         let done = NewRecovery { outcome: RecoveryOutcome::Done, detail: "ready".into(), ..what };
         assert_eq!(ended, Recovery { what: done, ..first });
         assert_eq!(store.end("none", RecoveryOutcome::Done, "").await.unwrap_err().code, Code::NotFound);
-        assert_eq!(store.since(at(5)).await.unwrap(), [second.clone()]);
+        assert_eq!(store.since(at(5)).await.unwrap(), std::slice::from_ref(&second));
         let page = store.recoveries(Page { size: 1, token: String::new() }).await.unwrap();
         assert_eq!(page.items, [second]);
         let next = store.recoveries(Page { size: 1, token: page.next }).await.unwrap();

@@ -208,7 +208,7 @@ impl Monitor {
                 }
                 one.failing = failing;
                 let limit = self.ctx.fleet().group(&agent.group_id()).map(|group| group.ram_bytes as f64);
-                let reading = one.watch.look(now, signals, limit.filter(|bytes| *bytes > 0.0));
+                let reading = one.watch.look(now, signals, limit.filter(|bytes| *bytes > 0.0), failing);
                 lessons.extend(one.watch.passed(now).into_iter().map(|lesson| (agent.clone(), lesson)));
                 let forecast = reading.map(|reading| Forecast::after(one.forecast.as_ref(), reading, &map));
                 let level = |of: Option<&Forecast>| of.map_or(Level::Normal, |forecast| forecast.level);

@@ -79,7 +79,7 @@ async fn a_group_with_too_many_series_is_named_and_the_rest_is_kept() {
     rig.reconcile("scrape").await.unwrap();
     rig.clock.advance(Duration::from_secs(60));
     rig.reconcile("calm").await.unwrap();
-    assert_eq!(alerts(&rig, true).await, []);
+    assert_eq!(of_group(&rig, true).await, []);
 }
 
 struct Nobody;

@@ -39,7 +39,7 @@ impl Signal {
             Self::Latency | Self::Probes => 0.2,
             Self::Errors => 0.02,
             Self::Queue => 1.0,
-            Self::Memory => limit.map_or(16e6, |limit| 0.02 * limit),
+            Self::Memory => limit.map_or(64e6, |limit| 0.05 * limit),
             Self::Restarts => 0.5,
         }
     }

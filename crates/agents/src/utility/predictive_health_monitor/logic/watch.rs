@@ -40,8 +40,8 @@ struct Track {
 
 impl Track {
     /// Takes a value and says how much it stood out: z ÷ 2, at most 1, plus a tenth of its adverse slope in spreads per
-    /// look, at most 1, plus 0.2 above its 99 % quantile.
-    fn take(&mut self, at: Timestamp, value: f64, floor: f64) {
+    /// look, at most 1, plus 0.2 above its 99 % quantile. What an agent does while it fails is not `usual`.
+    fn take(&mut self, at: Timestamp, value: f64, floor: f64, usual: bool) {
         let oldest = at - TICK * WINDOW;
         self.values.retain(|(seen, _)| *seen > oldest);
         self.values.push_back((at, value));
@@ -50,8 +50,10 @@ impl Track {
         let above = self.quantile.value().is_some_and(|quantile| value > quantile);
         let z = (self.norm.z(value, floor) / 2.0).clamp(0.0, 1.0);
         let score = z + 0.1 * slope.clamp(0.0, 1.0) + if above { 0.2 } else { 0.0 };
-        self.norm.take(value, floor);
-        self.quantile.take(value);
+        if usual {
+            self.norm.take(value, floor);
+            self.quantile.take(value);
+        }
         self.scores.push_back(score);
         if self.scores.len() > LATEST {
             self.scores.pop_front();
@@ -98,14 +100,21 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Looks at the figures of now. `limit` is how much memory its group may use. None while there are too few samples.
-    pub(crate) fn look(&mut self, now: Timestamp, signals: &Signals, limit: Option<f64>) -> Option<Reading> {
+    /// Looks at the figures of now; the agent is `failing` already or not. `limit` is how much memory its group may use.
+    /// None while there are too few samples.
+    pub(crate) fn look(
+        &mut self,
+        now: Timestamp,
+        signals: &Signals,
+        limit: Option<f64>,
+        failing: bool,
+    ) -> Option<Reading> {
         if signals.get(&Signal::Restarts).is_some_and(|times| *times > 0.0) {
             // Another process: what the former one had says nothing of it.
             self.memory.clear();
         }
         for (signal, value) in signals.iter().filter(|(_, value)| value.is_finite()) {
-            self.tracks.entry(*signal).or_default().take(now, signal.measure(*value), signal.floor(limit));
+            self.tracks.entry(*signal).or_default().take(now, signal.measure(*value), signal.floor(limit), !failing);
         }
         if let Some(bytes) = signals.get(&Signal::Memory) {
             self.memory.push_back((now, *bytes));

@@ -13,7 +13,7 @@ use super::super::logic::forecast::{Forecast, Level};
 use super::super::logic::logistic::Map;
 use super::super::logic::remedy::{Budget, Past, Patient, Tier, choose};
 use super::super::logic::signals::{Signal, Signals};
-use super::super::logic::watch::Watch;
+use super::super::logic::watch::{Reading, Watch};
 
 /// What the group of the agent may use.
 const LIMIT: f64 = 512e6;
@@ -65,15 +65,21 @@ struct Watched {
     forecast: Option<Forecast>,
     warnings: usize,
     most_criticals: u32,
+    /// What stood out most.
+    worst: Option<Reading>,
 }
 
 impl Watched {
     fn look(&mut self, minute: i64, signals: &Signals) {
         let warned = |forecast: &Option<Forecast>| forecast.as_ref().is_some_and(|f| f.warned.is_some());
-        let reading = self.watch.look(at(minute), signals, Some(LIMIT));
+        let reading = self.watch.look(at(minute), signals, Some(LIMIT), false);
         let next = reading.map(|reading| Forecast::after(self.forecast.as_ref(), reading, &Map::default()));
         self.warnings += usize::from(warned(&next) && !warned(&self.forecast));
         self.most_criticals = self.most_criticals.max(next.as_ref().map_or(0, |f| f.criticals));
+        let higher = |reading: &&Reading| self.worst.as_ref().is_none_or(|worst| reading.anomaly > worst.anomaly);
+        if let Some(worst) = next.as_ref().map(|forecast| &forecast.reading).filter(higher) {
+            self.worst = Some(worst.clone());
+        }
         self.forecast = next;
     }
 }
@@ -88,7 +94,7 @@ fn a_normal_day_of_a_whole_fleet_has_one_warning_at_most_and_nothing_to_act_on()
                 watched.look(minute, &world.signals(minute));
             }
             warnings += watched.warnings;
-            assert!(watched.most_criticals < 2, "fleet {fleet}, agent {agent}");
+            assert!(watched.most_criticals < 2, "fleet {fleet}, agent {agent}: {:?}", watched.worst);
             assert!(watched.forecast.is_some());
         }
         assert!(warnings <= 1, "{warnings} warnings in fleet {fleet}");
@@ -144,7 +150,7 @@ fn gaps_end_a_forecast_and_few_samples_make_none() {
 fn what_was_seen_before_a_failure_is_told_from_what_was_not_followed_by_one() {
     let (mut world, mut watch) = (World::new(1), Watch::default());
     for minute in 0..60 {
-        watch.look(at(minute), &world.signals(minute), Some(LIMIT));
+        watch.look(at(minute), &world.signals(minute), Some(LIMIT), false);
     }
     let passed = watch.passed(at(59));
     let minutes: Vec<i64> =
