@@ -9,6 +9,7 @@ happens. Nothing outside it is touched, no clock is set. Verdicts are looked for
   reported     it needs a person, who is told these words
   not noticed  what was to happen did not
   left out     what the fault is made with is not here
+  –            the peer has nothing of the kind, such as limits or probes
 
 Prints one JSON object and a table in Markdown. Needs root. Peers take minutes: docker-compose with a Docker engine, and supervisord.
 
@@ -95,7 +96,7 @@ def hurt(deed, limit, programs):
 def cell(outcome):
     if outcome is None:
         return "–"
-    words = textwrap.shorten(outcome.get("words", ""), 260, placeholder=" …").replace("|", "\\|")
+    words = textwrap.shorten(outcome.get("words", ""), 220, placeholder=" …").replace("|", "\\|")
     after = f" after {outcome['after_s']} s" if "after_s" in outcome else ""
     return f"{outcome['verdict']}{after}" + (f": {words}" if words else "")
 
@@ -129,14 +130,19 @@ def main():
 
 
 def table(results, columns):
-    """What became of each fault, one a line; a peer that could not be had is said below."""
+    """What became of each fault, one a line: first those that were done to peers too. A peer that could not be had is said below."""
     there = {title: outcomes for title, outcomes in columns.items() if isinstance(outcomes, dict)}
-    lines = ["| Fault | " + " | ".join(["Tandem", *there]) + " |", "| --- " * (2 + len(there)) + "|"]
-    for name, words, _, _ in FAULTS:
-        if name in results:
-            cells = [cell(results[name]["tandem"]), *(cell(outcomes.get(name)) for outcomes in there.values())]
-            lines.append(f"| {words} | " + " | ".join(cells) + " |")
-    return "\n".join(lines + [f"\n{title}: {why}" for title, why in columns.items() if title not in there])
+    shared = [name for name in results if any(name in outcomes for outcomes in there.values())]
+    lines = []
+    for names, titles in ((shared, [*there]), ([name for name in results if name not in shared], [])):
+        if names:
+            lines += ["| Fault | " + " | ".join(["Tandem", *titles]) + " |", "| --- " * (2 + len(titles)) + "|"]
+        for name, words, _, _ in FAULTS:
+            if name in names:
+                cells = [cell(results[name]["tandem"]), *(cell(there[title].get(name)) for title in titles)]
+                lines.append(f"| {words} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines + [f"{title}: {why}" for title, why in columns.items() if title not in there])
 
 
 if __name__ == "__main__":

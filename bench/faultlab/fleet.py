@@ -46,6 +46,11 @@ def children(pid):
     return [int(child) for listed in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for child in listed.read_text().split()]
 
 
+def cause(words):
+    """Of what `tandem status` shows of a group: its state, and how it last ended."""
+    return re.sub(r"^(\S+) (backing off|crash loop) .* last ended [\d.]+ \w+ ago, ", r"\1 \2: ", words)
+
+
 class Fleet:
     """`solo` with one model in every role, on a data folder of its own."""
 
@@ -107,13 +112,16 @@ class Fleet:
 
     def shown(self, name):
         """What `tandem status` shows of a group, without its agents."""
-        own = []
+        own = None
         for line in self.call("status")[1].splitlines():
-            if line[:2] in ("├─", "└─"):
-                own.append(line[2:]) if line.split()[1] == name else own and own.append(None)
-            elif own and own[-1] is not None and line[3:5] not in ("├─", "└─"):
+            if line[:2] in ("├─", "└─") and line.split()[1] == name:
+                own = [line[2:]]
+            # The next group, its first agent, or the end.
+            elif own and (line[:1] not in ("│", " ") or line[3:5] in ("├─", "└─")):
+                break
+            elif own:
                 own.append(line.lstrip("│ "))
-        return " ".join(" ".join(line for line in own if line).split())
+        return " ".join(" ".join(own or []).split())
 
     def says(self, name, limit, *words):
         """Waits until `tandem status` shows all of these words with a group; answers all that it shows."""

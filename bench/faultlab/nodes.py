@@ -1,5 +1,5 @@
 """Faults between two nodes of one fleet: cable, power, clocks, certificates, files. Network and nodes are those of `two_nodes.py`."""
-import contextlib, os, pathlib, signal, subprocess, time
+import contextlib, os, signal, subprocess, time
 from two_nodes import FLEET, SIDES, Node, agree, drop, heal, network, processes
 from .fleet import Missed, end_all, healed, reported, until
 from .outside import FAKETIME
@@ -144,6 +144,12 @@ def reboot(pair):
     return healed(took, f"after it was started again; noticed after {noticed:.1f} s: {words}")
 
 
+def certificate(node):
+    """What `tandem trust` says of a node's own certificate."""
+    lines = node.call("trust").splitlines()
+    return next((line.strip() for line in lines if "its certificate" in line), "nothing of its certificate")
+
+
 def expired(pair):
     """Both machines were off for eight days; certificates hold for seven."""
     pair.join()
@@ -153,7 +159,7 @@ def expired(pair):
     pair.left.up()
     pair.right.up()
     took = pair.agreed(120)
-    return healed(took, "renewed by the founder: " + " ".join(pair.left.call("trust").split())[:200])
+    return healed(took, "renewed by the founder; `tandem trust`: " + certificate(pair.right))
 
 
 def expired_alone(pair):
@@ -164,12 +170,12 @@ def expired_alone(pair):
         pair.unlike(node, "+8d")
     pair.right.up()
     states = {g["state"] for g in pair.right.status()["groups"]}
-    words = " ".join(pair.right.call("trust").split())
+    words = certificate(pair.right)
     if states != {"ready"} or "expired" not in words:
         raise Missed(f"its own groups are {states}; `tandem trust` says: {words}")
     pair.left.up()
     took = pair.agreed(120)
-    return healed(took, "once the founder was there; until then: " + words)
+    return healed(took, "once the founder was there; until then its own groups were ready, and `tandem trust` said: " + words)
 
 
 def clocks(pair):

@@ -1,7 +1,7 @@
 """Faults of what a fleet stands on: disk, files, names, clock, program, model."""
 import contextlib, json, os, pathlib, re, shutil, signal, subprocess, time
 from common import MODEL
-from .fleet import FIRST, Missed, healed, health, reported, unharmed, until
+from .fleet import FIRST, Missed, cause, healed, reported, unharmed, until
 from .processes import own_programs
 
 FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -82,7 +82,7 @@ def read_only(fleet):
         took = time.monotonic() - began
         fleet.whole(before, "memory_stack")
         fleet.answers()
-        return healed(took, "once it could be written; until then: " + words)
+        return healed(took, "once it could be written; until then: " + cause(words))
 
 
 def no_names(fleet):
@@ -103,7 +103,10 @@ def no_names(fleet):
             raise Missed("a model was fetched without a network")
     finally:
         subprocess.run(["umount", os.path.realpath("/etc/resolv.conf")], check=True)
-    return reported("groups start and answer without; `models pull`: " + words.strip().splitlines()[-1])
+    told = re.search(r"failed to lookup[^;\n]*", words)
+    if not told:
+        raise Missed(f"`models pull` does not say that names cannot be looked up: {words}")
+    return reported("groups start and answer without; `models pull`: " + told[0])
 
 
 def bad_reload(fleet):
@@ -119,7 +122,8 @@ def bad_reload(fleet):
     lacking = [word for word in ("infra_cor", "much", "ChitchatAgen") if word not in words]
     if not code or lacking:
         raise Missed(f"`up` with three faults does not name {lacking}: {words}")
-    return reported("groups restart by the good file; `up` names all three: " + " ".join(words.split())[:400])
+    errors = [line for line in words.splitlines() if line.startswith("error[")]
+    return reported("groups restart by the good file; `up` names all three: " + "; ".join(errors))
 
 
 def clock_jump(fleet):
@@ -167,7 +171,7 @@ def spoilt_state(fleet):
     doubled = subprocess.run(["pgrep", "-fc", f"serve solo/memory_stack .*{fleet.folder}"], capture_output=True, text=True).stdout.strip()
     if doubled != "1":
         raise Missed(f"memory_stack runs {doubled} times")
-    return healed(took, " ".join(said.split())[:300])
+    return healed(took, next((line for line in said.splitlines() if "of a node that died" in line), said))
 
 
 def spoil(path, at=0.5, size=16384):
@@ -272,7 +276,7 @@ def program_gone(fleet):
     took = time.monotonic() - began
     fleet.whole(before, "memory_stack")
     fleet.answers()
-    return healed(took, "once it was back; until then: " + words)
+    return healed(took, "once it was back; until then: " + cause(words))
 
 
 def sockets_gone(fleet):
@@ -298,4 +302,7 @@ def second_node(fleet):
         raise Missed("a second node was started")
     fleet.whole(before)
     fleet.answers()
-    return reported(words)
+    told = next((line for line in words.splitlines() if "runs on this data directory already" in line), None)
+    if not told:
+        raise Missed(f"why is not said: {words}")
+    return reported(told)

@@ -1,5 +1,5 @@
 """The same faults done to docker-compose and supervisord, whose service is `stub.py`. All faults at once, each to a service of its own."""
-import concurrent.futures, contextlib, io, json, os, pathlib, re, resource, shutil, signal, subprocess, sys, tarfile, time, urllib.error, urllib.request
+import concurrent.futures, contextlib, io, json, os, pathlib, re, resource, shutil, signal, subprocess, tarfile, time, urllib.error, urllib.request
 from .fleet import Missed, alive, end_all, healed, reported, unharmed, until
 from .processes import steal
 

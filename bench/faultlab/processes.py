@@ -1,7 +1,7 @@
 """Faults of processes: killed, stopped, hung, out of memory, of descriptors, of tasks; crash loops."""
 import os, pathlib, re, resource, shutil, signal, socket, subprocess, sys, time
 from common import GROUPS, PORTS
-from .fleet import Missed, alive, deltas, door, healed, health, page, reported, rest, unharmed, until
+from .fleet import Missed, alive, cause, deltas, door, healed, health, page, reported, rest, unharmed, until
 from .space import ROOT, cgroup, INSIDE
 
 STUB = pathlib.Path(__file__).with_name("stub.py").resolve()
@@ -235,7 +235,7 @@ def port_stolen(fleet):
     took = time.monotonic() - began
     fleet.whole(before, "memory_stack")
     fleet.answers()
-    return healed(took, "after the port was free; until then: " + words)
+    return healed(took, "after the port was free; until then: " + cause(words))
 
 
 def crash_loop(fleet):
@@ -249,7 +249,7 @@ def crash_loop(fleet):
         raise Missed("an order does not start it again")
     fleet.renewed("memory_stack", None, 30)
     fleet.answers()
-    return reported(words + " (the other five groups untouched; `tandem restart` brought it back)")
+    return reported(cause(words) + " (the other five groups untouched; `tandem restart` brought it back)")
 
 
 def flapping(fleet):

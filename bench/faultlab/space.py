@@ -1,5 +1,5 @@
 """A space of its own for everything that is started: network, mounts, processes and control groups. Its end ends and removes all of it."""
-import os, pathlib, shutil, signal, subprocess, sys
+import os, pathlib, shutil, signal, subprocess, sys, time
 
 INSIDE = "TANDEM_FAULTS_INSIDE"
 ROOT = pathlib.Path("/sys/fs/cgroup")
@@ -10,13 +10,19 @@ def folders(name):
     return [ROOT / part / name for part in CONTROLLERS if (ROOT / part).is_dir()]
 
 
-def remove(folder):
-    """A control group and all below it, which must be without processes."""
+def remove(folder, limit=20):
+    """A control group and all below it, as soon as its last processes have ended."""
     for inner in folder.iterdir() if folder.is_dir() else []:
         if inner.is_dir():
-            remove(inner)
-    if folder.is_dir():
-        folder.rmdir()
+            remove(inner, limit)
+    end = time.monotonic() + limit
+    while folder.is_dir():
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 def enter():

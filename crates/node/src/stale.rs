@@ -178,6 +178,7 @@ pub async fn end_orphans(layout: &Layout, which: Vec<Orphan>, grace: Duration) -
 mod tests {
     use super::*;
     use std::os::unix::process::CommandExt as _;
+    use std::process::Stdio;
 
     fn layout(folder: &Path) -> Layout {
         let layout = Layout::new(folder.join("d"), Some(folder)).unwrap();
@@ -226,7 +227,7 @@ mod tests {
         let layout = layout(folder.path());
         let start = |notify: &Path, leads: bool| {
             let mut command = std::process::Command::new("/bin/sh");
-            command.args(["-c", "while :; do sleep 1000; done", "solo/stray"]).env("NOTIFY_SOCKET", notify);
+            command.args(["-c", "read line", "solo/stray"]).env("NOTIFY_SOCKET", notify).stdin(Stdio::piped());
             if leads { command.process_group(0) } else { &mut command }.spawn().unwrap()
         };
         let mut stray = start(&layout.notify(3), true);

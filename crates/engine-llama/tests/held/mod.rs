@@ -9,10 +9,10 @@ use tokio::task::block_in_place;
 
 /// Unloads its model when the test ends, also when it fails. A process that ends while llama.cpp still computes tears
 /// down what that thread uses. Needs a runtime of several threads.
-pub struct Held(LlamaGenerator);
+pub(crate) struct Held(LlamaGenerator);
 
 impl Held {
-    pub async fn load(options: LlamaOptions, lease: Lease) -> Self {
+    pub(crate) async fn load(options: LlamaOptions, lease: Lease) -> Self {
         Self(LlamaGenerator::load(options, lease).await.unwrap())
     }
 }
