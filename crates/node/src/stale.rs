@@ -127,6 +127,7 @@ fn stray(layout: &Layout, pid: u32) -> Option<Orphan> {
         group,
         pid,
         started_ticks: stat.started_ticks(),
+        boot: boot(),
         place,
         since: Timestamp::default(),
         ready: None,

@@ -87,6 +87,8 @@ fn status(peer: PeerStatus) -> NodeStatus {
         since: at(-120_000),
         settled: true,
         ending: false,
+        forecast: None,
+        healthy_ms: None,
         groups: vec![
             group("infra_core", GroupState::Ready, ""),
             GroupStatus { restarts: 1, ..group("coordination", GroupState::Ready, "") },

@@ -56,7 +56,7 @@ impl Map {
         if failures < ENOUGH {
             return Self::default();
         }
-        let held = |n: &usize| n % HELD_OUT == 0;
+        let held = |n: &usize| n.is_multiple_of(HELD_OUT);
         let (check, learn): (Vec<_>, Vec<_>) = points.iter().copied().enumerate().partition(|(n, _)| held(n));
         let [learn, check] = [learn, check].map(|of| of.into_iter().map(|(_, point)| point).collect::<Vec<Point>>());
         let mut of = UNFITTED;
