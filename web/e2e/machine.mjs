@@ -27,6 +27,8 @@ await walk(
       const head = section.getByTestId("node-head");
       const wanted = section.locator(`[data-testid=node-head][data-mark="${state}"]`);
       await wanted.waitFor({ timeout: SHOWN_MS }).catch(async () => assert.fail(`${node} is ${await head.innerText()}`));
+      // How it is reached is told apart from how it is doing, and may come a moment later.
+      await section.getByTestId(state === "unknown" ? "last-seen" : "round-trip").waitFor({ timeout: SHOWN_MS });
       const words = await head.innerText();
       const silent = await section.getByTestId("last-seen").count();
       const answers = await section.getByTestId("round-trip").count();

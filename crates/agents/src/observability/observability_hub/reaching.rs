@@ -87,7 +87,9 @@ impl Hub {
         });
         let before = std::mem::replace(&mut *lock(&self.known), known.unwrap_or_default());
         let peers = view?.peers;
-        let turned = peers.iter().filter(|peer| before.peers.get(&peer.node).map(|old| old.reach) != Some(peer.reach));
+        // The first round trip comes after the first word.
+        let way = |peer: &PeerNode| (peer.reach, peer.round_trip().is_some());
+        let turned = peers.iter().filter(|peer| before.peers.get(&peer.node).map(way) != Some(way(peer)));
         for peer in turned {
             let link = lock(&self.known).link(&peer.node, now).into();
             let change = pb::WatchHealthResponse { node: peer.node.to_string(), link, ..Default::default() };
