@@ -6,10 +6,17 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use tandem_contract::is_unsent;
 use tandem_types::{Code, Fault, GroupId, State, reason};
 
 /// How long a group that said so is waited for.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Who speaks for a group.
+const HOST: &str = "Host";
+
+/// How long a group that ended without a word is waited for, counted from the first call that found nobody.
+const MOMENT: Duration = Duration::from_secs(3);
 
 /// Time between two tries.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
@@ -18,6 +25,8 @@ pub(crate) const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Returning {
     since: HashMap<GroupId, Instant>,
+    /// Since when nobody takes calls, without a word before.
+    silent: HashMap<GroupId, Instant>,
 }
 
 impl Returning {
@@ -26,13 +35,14 @@ impl Returning {
         if state == State::Draining {
             self.leaves(group, now);
         } else if state.serves() {
-            self.since.remove(group);
+            self.is_back(group);
         }
     }
 
     /// A call to this group went well, or it refused it for another reason.
     pub(crate) fn is_back(&mut self, group: &GroupId) {
         self.since.remove(group);
+        self.silent.remove(group);
     }
 
     /// Whether a call that failed in this way waits for its provider's group instead.
@@ -44,7 +54,11 @@ impl Returning {
             self.leaves(group, now);
         }
         let lately = self.since.get(group).is_some_and(|since| now.saturating_duration_since(*since) < LIMIT);
-        lately && (fault.reason == reason::DRAINING || is_silence(fault))
+        if lately && (fault.reason == reason::DRAINING || is_silence(fault)) {
+            return true;
+        }
+        // Without a word before, it has ended by itself: its node starts it again at once, or after a while that is too long.
+        is_unsent(fault) && now.saturating_duration_since(*self.silent.entry(group.clone()).or_insert(now)) < MOMENT
     }
 
     fn leaves(&mut self, group: &GroupId, now: Instant) {
@@ -55,9 +69,9 @@ impl Returning {
     }
 }
 
-/// Nobody was there to say anything.
+/// Nobody was there to say anything, or only the host of an agent that does not run yet.
 fn is_silence(fault: &Fault) -> bool {
-    fault.reason == reason::PEER_AWAY && fault.agent.is_none()
+    fault.reason == reason::PEER_AWAY && fault.agent.as_ref().is_none_or(|agent| agent.agent.as_str() == HOST)
 }
 
 #[cfg(test)]
@@ -75,11 +89,18 @@ mod tests {
         let (draining, away) =
             (Fault::unavailable(reason::DRAINING, ""), Fault::unavailable(reason::PEER_AWAY, "nobody listens"));
         assert!(!returning.is_awaited(&group(), &away, at(0)), "a crash is no leave-taking");
+        let unsent = Fault::unavailable(reason::PEER_AWAY, "nobody took the request: Connection refused");
+        assert!(returning.is_awaited(&group(), &unsent, at(0)), "what nobody has seen may be sent again");
+        assert!(returning.is_awaited(&group(), &unsent, at(2)));
+        assert!(!returning.is_awaited(&group(), &unsent, at(3)), "a moment only");
+        returning.is_back(&group());
         assert!(returning.is_awaited(&group(), &draining, at(0)));
         assert!(returning.is_awaited(&group(), &away, at(20)));
         assert!(!returning.is_awaited(&"solo/other".parse().unwrap(), &away, at(20)));
         let said = Fault { agent: Some("solo/talk/Talker".parse().unwrap()), ..away.clone() };
         assert!(!returning.is_awaited(&group(), &said, at(20)), "whoever speaks is there");
+        let starting = Fault { agent: Some("solo/talk/Host".parse().unwrap()), ..away.clone() };
+        assert!(returning.is_awaited(&group(), &starting, at(20)));
         let late = Fault::new(Code::DeadlineExceeded, reason::TIME_UP, "");
         assert!(!returning.is_awaited(&group(), &late, at(20)), "what was begun is not sent again");
         assert!(!returning.is_awaited(&group(), &away, at(30)), "not for ever");

@@ -14,6 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tandem_types::{Code, Fault};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
@@ -96,7 +97,10 @@ impl ClientTransport for Channel {
                 Box::pin(async move {
                     let response = sent.await.map_err(|e| {
                         let why = refusals.take(&authority).unwrap_or_else(|| innermost(&e));
-                        ConnectError::unavailable(format!("the request failed: {why}"))
+                        // Both say that the request never left: there was no connection, or it was closed before.
+                        let is_unsent = error_of(&e).is_some_and(hyper::Error::is_canceled) || e.is_connect();
+                        let what = if is_unsent { UNSENT } else { "the request failed: " };
+                        ConnectError::unavailable(format!("{what}{why}"))
                     })?;
                     Ok(response.map(|body| {
                         body.map_err(|e| ConnectError::unavailable(format!("the connection broke: {e}"))).boxed_unsync()
@@ -115,6 +119,19 @@ impl ClientTransport for Channel {
             }
         }
     }
+}
+
+/// How the words of a request begin that nobody has seen.
+const UNSENT: &str = "nobody took the request: ";
+
+/// Whether a call failed because nobody was there to take it: whatever it does, it may be sent again.
+pub fn is_unsent(fault: &Fault) -> bool {
+    fault.code == Code::Unavailable && fault.agent.is_none() && fault.message.starts_with(UNSENT)
+}
+
+/// The connection's own error.
+fn error_of<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e hyper::Error> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// What began it all: the client's own words only say where it was noticed.

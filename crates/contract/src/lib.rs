@@ -18,7 +18,7 @@ mod service;
 pub mod strict;
 
 pub use call::{AGENT_HEADER, CALLER_HEADER, Call, DRAINING_HEADER, HOP_COST, TRACEPARENT_HEADER, TraceParent};
-pub use channel::{Body, Channel, LocalService, full_body, local};
+pub use channel::{Body, Channel, LocalService, full_body, is_unsent, local};
 pub use client::{BidiCall, BidiReceiver, BidiSender, Client, FaultStream};
 pub use convert::state_of;
 pub use edge::{Ended, Observer};

@@ -85,7 +85,8 @@ fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalServi
         None => {
             let health = slot.health.get();
             let why = if health.cause.is_empty() { health.state.to_string() } else { health.cause };
-            Err(Fault::unavailable(reason::PEER_AWAY, format!("{} does not run now: {why}", slot.id)).at(&slot.id))
+            // The host refuses it, as the agent cannot: nothing of the call was begun.
+            Err(Fault::unavailable(reason::PEER_AWAY, format!("{} does not run now: {why}", slot.id)))
         }
     }
 }
