@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
-use tandem_agent::{Ctx, Served};
+use tandem_agent::Ctx;
 use tandem_contract::MAX_REQUEST_BYTES;
 use tandem_types::{Code, Fault, reason};
 use tokio_util::sync::CancellationToken;
@@ -56,8 +56,6 @@ struct Timing {
     route: &'static str,
     began: Instant,
     span: Option<Span>,
-    /// None for what ends only when the door does.
-    _served: Option<Served>,
 }
 
 impl Drop for Timing {
@@ -103,12 +101,7 @@ impl Door {
     pub(crate) async fn answer(self: &Arc<Self>, mut request: Request<Incoming>, from: IpAddr) -> Response {
         let place = Place::at(request.uri().path());
         let span = Span::begin(&self.ctx, &place, request.headers_mut());
-        let mut timing = Timing {
-            route: place.route(),
-            began: Instant::now(),
-            span,
-            _served: place.ends_by_itself().then(|| self.ctx.in_flight().begin()),
-        };
+        let mut timing = Timing { route: place.route(), began: Instant::now(), span };
         let mut response = self.enter(&place, request, from).await;
         let code = response.status().as_u16().to_string();
         if let Some(span) = &mut timing.span {

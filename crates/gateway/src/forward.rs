@@ -198,7 +198,7 @@ impl Gaps {
 
 /// Whether a call comes to its end although nobody ends it: turns do, and what is no stream. Streams that follow what
 /// happens do not.
-pub(crate) fn ends_by_itself(facts: &RpcFacts) -> bool {
+fn ends_by_itself(facts: &RpcFacts) -> bool {
     facts.flow == Flow::Unary || [coordinator::SUBMIT.path(), coordinator::RESUME.path()].contains(&facts.path)
 }
 

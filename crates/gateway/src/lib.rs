@@ -82,8 +82,8 @@ impl Gateway {
         self.address
     }
 
-    /// Takes no new connections and ends streams that would never end by themselves; turns and other requests go on. They
-    /// count as being served by the agent, so that its host waits for them.
+    /// Takes no new connections and ends streams that would never end by themselves; turns and other requests go on, and
+    /// their connections end after them. Connections count as being served, so that the agent's host waits for them.
     pub fn begin_close(&self) {
         self.closing.cancel();
     }

@@ -14,6 +14,7 @@ use tandem_types::{Code, Fault, reason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Door, Settings};
 
@@ -21,6 +22,8 @@ use crate::{Door, Settings};
 const HEAD_LIMIT: Duration = Duration::from_secs(75);
 /// The name of the door's socket, for whoever keeps it while the door is opened anew.
 const NAME: &str = "web";
+/// A connection without a request yet gets this long for its first when the door closes.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
 /// What is cut off gets this long to say so to its caller.
 const GRACE: Duration = Duration::from_secs(4);
 /// Pause after a connection could not be taken, for want of file handles as a rule.
@@ -102,11 +105,16 @@ async fn next(
 
 async fn connection(door: Arc<Door>, stream: TcpStream, from: IpAddr, place: OwnedSemaphorePermit) {
     let _place = place;
+    // From the connection on, as its request may be on the way, to the last byte of the answer.
+    let _served = door.ctx.in_flight().begin();
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection sends its pieces late");
     }
     let closing = door.closing.clone();
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = service_fn(move |request| {
+        first.cancel();
         let door = door.clone();
         async move { Ok::<_, Infallible>(door.answer(request, from).await) }
     });
@@ -118,8 +126,14 @@ async fn connection(door: Arc<Door>, stream: TcpStream, from: IpAddr, place: Own
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // Who has just connected is about to ask; one that has asked before may ask elsewhere.
+            tokio::select! {
+                served = connection.as_mut() => served,
+                _ = tokio::time::timeout(FIRST_LIMIT, asked.cancelled()) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = served {

@@ -78,14 +78,6 @@ impl Place {
         }
     }
 
-    /// Whether an answer comes to its end although nobody ends it.
-    pub(crate) fn ends_by_itself(&self) -> bool {
-        match self {
-            Self::Rpc(facts) => forward::ends_by_itself(facts),
-            _ => true,
-        }
-    }
-
     /// What may be done here.
     pub(crate) fn methods(&self) -> &'static [Method] {
         match self {
