@@ -24,12 +24,20 @@ impl HealthHandle {
         (Self { sender: Arc::new(sender), clock }, watch)
     }
 
-    /// Enters a state, unless state and cause are what they were.
+    /// Enters a state, unless state and cause are what they were. For hosts: it also leaves `draining`.
     pub fn set(&self, state: State, cause: impl Into<String>) {
-        let cause = cause.into();
+        self.enter(state, cause.into(), |_| true);
+    }
+
+    /// What the agent says by itself. While it drains that is of no interest, and would hide from followers that it does.
+    fn say(&self, state: State, cause: String) {
+        self.enter(state, cause, |now| now != State::Draining);
+    }
+
+    fn enter(&self, state: State, cause: String, may_leave: impl FnOnce(State) -> bool) {
         let now = self.clock.now();
         self.sender.send_if_modified(|health| {
-            if health.state == state && health.cause == cause {
+            if (health.state == state && health.cause == cause) || !may_leave(health.state) {
                 return false;
             }
             let since = if health.state == state { health.since } else { now };
@@ -40,17 +48,17 @@ impl HealthHandle {
 
     /// Serves everything.
     pub fn ready(&self) {
-        self.set(State::Ready, "");
+        self.say(State::Ready, String::new());
     }
 
     /// Serves, but poorer, because of `cause`.
     pub fn degraded(&self, cause: impl Into<String>) {
-        self.set(State::Degraded, cause);
+        self.say(State::Degraded, cause.into());
     }
 
     /// Cannot serve its main purpose, because of `cause`.
     pub fn unavailable(&self, cause: impl Into<String>) {
-        self.set(State::Unavailable, cause);
+        self.say(State::Unavailable, cause.into());
     }
 
     /// The health now.
@@ -88,5 +96,18 @@ mod tests {
         assert_eq!(health.get(), Health::new(State::Degraded, "slower disk", Timestamp(1)));
         health.ready();
         assert_eq!(health.get().since, Timestamp(5));
+    }
+    #[test]
+    fn an_agent_that_drains_cannot_say_that_it_is_ready() {
+        let (health, _) = HealthHandle::new(Clock::system());
+        health.ready();
+        health.set(State::Draining, "its group ends");
+        health.ready();
+        health.degraded("no chat");
+        health.unavailable("no model");
+        assert_eq!(health.get().state, State::Draining);
+        health.set(State::Starting, "");
+        health.ready();
+        assert_eq!(health.get().state, State::Ready);
     }
 }
