@@ -58,7 +58,8 @@ impl Returning {
             return true;
         }
         // Without a word before, it has ended by itself: its node starts it again at once, or after a while that is too long.
-        is_unsent(fault) && now.saturating_duration_since(*self.silent.entry(group.clone()).or_insert(now)) < MOMENT
+        let comes = is_unsent(fault) || (fault.retry_after.is_some() && is_silence(fault));
+        comes && now.saturating_duration_since(*self.silent.entry(group.clone()).or_insert(now)) < MOMENT
     }
 
     fn leaves(&mut self, group: &GroupId, now: Instant) {
@@ -101,6 +102,10 @@ mod tests {
         assert!(!returning.is_awaited(&group(), &said, at(20)), "whoever speaks is there");
         let starting = Fault { agent: Some("solo/talk/Host".parse().unwrap()), ..away.clone() };
         assert!(returning.is_awaited(&group(), &starting, at(20)));
+        let soon = starting.clone().retry_after(Duration::from_millis(500));
+        let other = "solo/other".parse().unwrap();
+        assert!(returning.is_awaited(&other, &soon, at(20)), "it is on its way up");
+        assert!(!returning.is_awaited(&other, &starting, at(20)), "it is not");
         let late = Fault::new(Code::DeadlineExceeded, reason::TIME_UP, "");
         assert!(!returning.is_awaited(&group(), &late, at(20)), "what was begun is not sent again");
         assert!(!returning.is_awaited(&group(), &away, at(30)), "not for ever");

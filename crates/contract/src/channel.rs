@@ -97,8 +97,7 @@ impl ClientTransport for Channel {
                 Box::pin(async move {
                     let response = sent.await.map_err(|e| {
                         let why = refusals.take(&authority).unwrap_or_else(|| innermost(&e));
-                        // Both say that the request never left: there was no connection, or it was closed before.
-                        let is_unsent = error_of(&e).is_some_and(hyper::Error::is_canceled) || e.is_connect();
+                        let is_unsent = e.is_connect() || never_left(&e);
                         let what = if is_unsent { UNSENT } else { "the request failed: " };
                         ConnectError::unavailable(format!("{what}{why}"))
                     })?;
@@ -129,9 +128,15 @@ pub fn is_unsent(fault: &Fault) -> bool {
     fault.code == Code::Unavailable && fault.agent.is_none() && fault.message.starts_with(UNSENT)
 }
 
-/// The connection's own error.
-fn error_of<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e hyper::Error> {
-    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+/// Whether the connection ended before it took a request: it was closed first, or its other end said goodbye without
+/// naming the request among those it serves (RFC 9113, section 6.8).
+fn never_left(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        error.downcast_ref().is_some_and(hyper::Error::is_canceled)
+            || error.downcast_ref::<h2::Error>().is_some_and(|error| {
+                error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+            })
+    })
 }
 
 /// What began it all: the client's own words only say where it was noticed.

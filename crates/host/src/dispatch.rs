@@ -8,11 +8,14 @@ use http_body_util::BodyExt as _;
 use tandem_agent::Served;
 use tandem_contract::rpc::{Flow, RpcFacts};
 use tandem_contract::{AGENT_HEADER, Body, CALLER_HEADER, Call, DRAINING_HEADER, LocalService, refuse, rpc};
-use tandem_types::{Code, Fault, reason};
+use tandem_types::{Code, Fault, State, reason};
 use tower::ServiceExt as _;
 
 use crate::Shared;
 use crate::roster::{MOST_CALLS, Slot};
+
+/// When to ask again for an agent that is starting.
+const STARTING: Duration = Duration::from_millis(500);
 
 /// Counts a call from its begin until its answer has been sent or dropped.
 fn begin(slot: &Slot) -> Result<Served, Fault> {
@@ -86,7 +89,8 @@ fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalServi
             let health = slot.health.get();
             let why = if health.cause.is_empty() { health.state.to_string() } else { health.cause };
             // The host refuses it, as the agent cannot: nothing of the call was begun.
-            Err(Fault::unavailable(reason::PEER_AWAY, format!("{} does not run now: {why}", slot.id)))
+            let fault = Fault::unavailable(reason::PEER_AWAY, format!("{} does not run now: {why}", slot.id));
+            Err(if health.state == State::Starting { fault.retry_after(STARTING) } else { fault })
         }
     }
 }
