@@ -1,14 +1,11 @@
 //! How the processes of groups ended, kept on disk: the last twenty of each group, one JSON object a line.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 
 use tandem_types::{Fault, GroupId, reason};
 
 use crate::layout::Layout;
+use crate::lines;
 use crate::status::ExitStatus;
 
 /// Ends that are kept of a group.
@@ -19,35 +16,15 @@ const LINE: usize = 400;
 /// Keeps one more end of a group, all of it or nothing.
 pub(crate) fn keep(layout: &Layout, group: &GroupId, end: &ExitStatus) -> Result<(), Fault> {
     let path = layout.ends(group);
-    let failed = |e: std::io::Error| {
-        Fault::unavailable(reason::DISK, format!("cannot keep how {group} ended in {}: {e}", path.display()))
-    };
     let evidence = end.evidence.iter().map(|line| line.chars().take(LINE).collect()).collect();
-    let mut ends = read(&path);
-    ends.push(ExitStatus { evidence, ..end.clone() });
-    let mut text = Vec::new();
-    for end in &ends[ends.len().saturating_sub(MOST)..] {
-        serde_json::to_writer(&mut text, end).map_err(|e| failed(e.into()))?;
-        text.push(b'\n');
-    }
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        std::fs::rename(&new, &path)
-    };
-    write().map_err(failed)
-}
-
-/// The kept ends in a file, oldest first; a line that cannot be read is left out.
-fn read(path: &Path) -> Vec<ExitStatus> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    lines::keep(&path, ExitStatus { evidence, ..end.clone() }, MOST).map_err(|e| {
+        Fault::unavailable(reason::DISK, format!("cannot keep how {group} ended in {}: {e}", path.display()))
+    })
 }
 
 /// How the processes of a group ended, oldest first.
 pub(crate) fn of(layout: &Layout, group: &GroupId) -> Vec<ExitStatus> {
-    read(&layout.ends(group))
+    lines::read(&layout.ends(group))
 }
 
 /// How the processes of all groups of a data directory ended, by the name of the group, oldest first.
@@ -56,7 +33,7 @@ pub fn ends(layout: &Layout) -> BTreeMap<String, Vec<ExitStatus>> {
     entries
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
-        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), read(&path))))
+        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), lines::read(&path))))
         .collect()
 }
 

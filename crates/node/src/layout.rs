@@ -179,7 +179,7 @@ impl Layout {
 }
 
 /// Writes a file so that a crash leaves either the old one or the new one, and the new one stays.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = std::fs::File::create(&fresh)?;
     file.write_all(text.as_bytes())?;

@@ -12,6 +12,7 @@ mod ends;
 mod group;
 mod http;
 mod layout;
+mod lines;
 mod link;
 mod lock;
 mod logic;
