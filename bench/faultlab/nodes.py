@@ -94,40 +94,32 @@ def unchanged(pair, before, *sides):
         raise Missed(f"stopped, restarted or doubled: {other}")
 
 
-def cable(pair):
+def cut(pair, said, stay=0, **which):
+    """Packets of the left machine are dropped until it says so of the right one, and `stay` seconds more."""
     pair.join()
     before = processes(pair.nodes)
-    drop("left", "")
-    words, noticed = pair.says(pair.left, 30, "unknown")
-    time.sleep(15)
-    words = pair.peer(pair.left)
-    unchanged(pair, before)
+    drop("left", "", **which)
+    words, noticed = pair.says(pair.left, 30, said)
+    if stay:
+        time.sleep(stay)
+        words = pair.peer(pair.left)
+        unchanged(pair, before)
     heal("left")
     took = pair.agreed(30)
     unchanged(pair, before)
-    return healed(took, f"once it was plugged in; noticed after {noticed:.1f} s: {words}")
+    return healed(took, f"once it was healed; noticed after {noticed:.1f} s: {words}")
+
+
+def cable(pair):
+    return cut(pair, "unknown", stay=15)
 
 
 def one_way(pair):
-    pair.join()
-    before = processes(pair.nodes)
-    drop("left", "", ways=("in",))
-    words, noticed = pair.says(pair.left, 30, "unknown")
-    heal("left")
-    took = pair.agreed(30)
-    unchanged(pair, before)
-    return healed(took, f"noticed after {noticed:.1f} s: {words}")
+    return cut(pair, "unknown", ways=("in",))
 
 
 def overlay(pair):
-    pair.join()
-    before = processes(pair.nodes)
-    drop("left", "", paths=("ov",))
-    words, noticed = pair.says(pair.left, 30, "overlay dead")
-    heal("left")
-    took = pair.agreed(30)
-    unchanged(pair, before)
-    return healed(took, f"noticed after {noticed:.1f} s: {words}")
+    return cut(pair, "overlay dead", paths=("ov",))
 
 
 def reboot(pair):
