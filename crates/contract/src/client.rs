@@ -1,14 +1,15 @@
 //! Typed calls: messages in, messages or a [`Fault`] out.
 
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::Bytes;
+use connectrpc::Protocol;
 use connectrpc::client::{
     CallOptions, ClientConfig, ClientTransport as _, call_bidi_stream, call_server_stream, call_unary, full_body,
 };
 use connectrpc::spec::{Spec, StreamType};
-use connectrpc::{HasMessageView, Protocol};
 use futures::Stream;
 use http::{Request, Response, Uri};
 use tandem_types::{Code, Fault, reason};
@@ -17,6 +18,7 @@ use crate::call::Call;
 use crate::channel::{Body, Channel};
 use crate::errors::fault_from_wire;
 use crate::idle::Idle;
+use crate::raw::{Raw, RawView, read, read_next};
 use crate::rpc::{Bidi, ServerStream, Unary, Wire, default_deadline};
 
 /// A stream of messages that ends after its first fault.
@@ -65,9 +67,14 @@ impl Client {
     ) -> Result<Res, Fault> {
         let options = Self::options(rpc.path(), call, false)?;
         let spec = Spec::client(rpc.path(), StreamType::Unary);
-        call_unary::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options)
+        let answer = self.unary_raw(spec, Raw::of(&request), options).await?;
+        read(&answer, rpc.path())
+    }
+
+    async fn unary_raw(&self, spec: Spec, request: Raw, options: CallOptions) -> Result<Bytes, Fault> {
+        call_unary::<_, _, RawView<'static>>(&self.channel, &self.config, spec, request, options)
             .await
-            .map(|response| response.into_owned())
+            .map(|response| response.into_view().into_bytes())
             .map_err(|e| fault_from_wire(&e))
     }
 
@@ -82,14 +89,17 @@ impl Client {
         let options = Self::options(rpc.path(), call, true)?;
         let spec = Spec::client(rpc.path(), StreamType::ServerStream);
         let idle = Idle::of_caller(rpc.path(), call);
-        let opening =
-            call_server_stream::<_, _, Res::View<'static>>(&self.channel, &self.config, spec, request, options);
+        let request = Raw::of(&request);
+        let opening = call_server_stream::<_, _, RawView<'static>>(&self.channel, &self.config, spec, request, options);
         // Boxed: it is large, and whoever opens a stream keeps it in its own future.
         let stream = idle.open(Box::pin(async { opening.await.map_err(|e| fault_from_wire(&e)) })).await?;
-        Ok(Box::pin(futures::stream::unfold(Some((stream, idle)), |state| async move {
+        Ok(Box::pin(futures::stream::unfold(Some((stream, idle)), move |state| async move {
             let (mut stream, idle) = state?;
-            match idle.next(stream.message::<Res>()).await {
-                Ok(Ok(Some(message))) => Some((Ok(owned::<Res>(&message)), Some((stream, idle)))),
+            match idle.next(stream.message::<Raw>()).await {
+                Ok(Ok(Some(message))) => match read_next(&message, rpc.path()) {
+                    Ok(message) => Some((Ok(message), Some((stream, idle)))),
+                    Err(fault) => Some((Err(fault), None)),
+                },
                 Ok(Ok(None)) => None,
                 Ok(Err(error)) => Some((Err(fault_from_wire(&error)), None)),
                 Err(fault) => Some((Err(fault), None)),
@@ -106,13 +116,13 @@ impl Client {
         let options = Self::options(rpc.path(), call, true)?;
         let spec = Spec::client(rpc.path(), StreamType::BidiStream);
         let idle = Idle::of_caller(rpc.path(), call);
-        let opening = call_bidi_stream::<_, Req, Res::View<'static>>(&self.channel, &self.config, spec, options);
+        let opening = call_bidi_stream::<_, Raw, RawView<'static>>(&self.channel, &self.config, spec, options);
         // Boxed: it is large, and whoever opens a stream keeps it in its own future.
         let stream = idle.open(Box::pin(async { opening.await.map_err(|e| fault_from_wire(&e)) })).await?;
         let (sender, receiver) = stream.into_split();
         Ok(BidiCall {
-            sender: BidiSender { half: sender, idle: idle.clone() },
-            receiver: BidiReceiver { half: receiver, idle },
+            sender: BidiSender { half: sender, idle: idle.clone(), types: PhantomData },
+            receiver: BidiReceiver { half: receiver, idle, path: rpc.path(), types: PhantomData },
         })
     }
 
@@ -127,12 +137,8 @@ impl Client {
     }
 }
 
-fn owned<M: HasMessageView>(message: &connectrpc::StreamMessage<M>) -> M {
-    message.to_owned_message()
-}
-
 /// A call with a stream each way.
-pub struct BidiCall<Req, Res: HasMessageView> {
+pub struct BidiCall<Req, Res> {
     /// Requests go in here.
     pub sender: BidiSender<Req>,
     /// Responses come out here.
@@ -141,29 +147,32 @@ pub struct BidiCall<Req, Res: HasMessageView> {
 
 /// The sending half; dropping it says that nothing more comes.
 pub struct BidiSender<Req> {
-    half: connectrpc::client::BidiSendHalf<Req>,
+    half: connectrpc::client::BidiSendHalf<Raw>,
     idle: Idle,
+    types: PhantomData<fn(Req)>,
 }
 
 impl<Req: Wire> BidiSender<Req> {
     /// Sends one request; waits while the provider is behind.
     pub async fn send(&mut self, request: Req) -> Result<(), Fault> {
         self.idle.beat();
-        self.half.send(request).await.map_err(|e| fault_from_wire(&e))
+        self.half.send(Raw::of(&request)).await.map_err(|e| fault_from_wire(&e))
     }
 }
 
 /// The receiving half.
-pub struct BidiReceiver<Res: HasMessageView> {
-    half: connectrpc::client::BidiRecvHalf<Body, Res::View<'static>>,
+pub struct BidiReceiver<Res> {
+    half: connectrpc::client::BidiRecvHalf<Body, RawView<'static>>,
     idle: Idle,
+    path: &'static str,
+    types: PhantomData<fn() -> Res>,
 }
 
 impl<Res: Wire> BidiReceiver<Res> {
     /// The next response; none at the end.
     pub async fn message(&mut self) -> Result<Option<Res>, Fault> {
-        match self.idle.next(self.half.message::<Res>()).await? {
-            Ok(message) => Ok(message.map(|m| owned::<Res>(&m))),
+        match self.idle.next(self.half.message::<Raw>()).await? {
+            Ok(message) => message.map(|message| read_next(&message, self.path)).transpose(),
             Err(error) => Err(fault_from_wire(&error)),
         }
     }

@@ -12,6 +12,7 @@ mod convert;
 mod edge;
 mod errors;
 mod idle;
+mod raw;
 pub mod rpc;
 mod secure;
 mod service;
