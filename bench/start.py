@@ -4,7 +4,10 @@
 Peers: an ideal event-driven starter without supervision (polls every 5 ms), and docker-compose with the health intervals
 given; without docker-compose or a Docker engine the result says so. Prints one JSON object with ratios to the critical path.
 
-usage: bench/start.py [--compose-intervals SECONDS...]
+After that random graphs, each started four times by one node after the other: how long the last start took beyond the
+critical path, and how far the node's forecast, made of the first three, was off.
+
+usage: bench/start.py [--compose-intervals SECONDS...] [--sizes SERVICES...] [--seeds COUNT]
 """
 import argparse, contextlib, io, json, os, pathlib, shutil, socket, subprocess, tarfile, tempfile, time
 
@@ -113,16 +116,36 @@ def compose(dag, stub, interval):
             subprocess.run(call + ["down", "-t", "1"], capture_output=True)
 
 
+def random_graphs(size, seeds):
+    """How random graphs of a size start once the node has seen three starts of them."""
+    results = []
+    for seed in range(1, seeds + 1):
+        printed = subprocess.run([STUB, "random", str(size), str(seed), "4"], capture_output=True, text=True, check=True).stdout
+        runs = [json.loads(line) for line in printed.splitlines()]
+        last, foretold = runs[-1], runs[-1]["foretold"]
+        results.append({
+            "seed": seed, "critical_path_s": last["critical_path_s"], "ratio": round(last["ratio"], 3),
+            "beyond_s": [round(run["all_ready_s"] - run["critical_path_s"], 3) for run in runs],
+            "forecast_off": round(foretold["total_ms"] / 1000 / last["all_ready_s"] - 1, 3) if foretold else "none was made",
+            "chain": len(foretold["chain"]) if foretold else 0, "cut": foretold and foretold["cut"],
+            "node_rss_mib": last["node_rss_mib"],
+        })
+    return results
+
+
 def main():
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--compose-intervals", type=float, nargs="+", default=[1.0, 30.0])
-    intervals = options.parse_args().compose_intervals
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--compose-intervals", type=float, nargs="*", default=[1.0, 30.0])
+    options.add_argument("--sizes", type=int, nargs="*", default=[10, 25, 100, 250, 500])
+    options.add_argument("--seeds", type=int, default=2)
+    asked = options.parse_args()
+    intervals = asked.compose_intervals
     subprocess.run(["cargo", "build", "--release", "-q", "-p", "tandem-node", "--example", "start_graph"], cwd=ROOT, check=True)
     dag = graph()
     tandem = [json.loads(subprocess.run([STUB], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
     tandem.sort(key=lambda r: r["all_ready_s"])
     path = tandem[1]["critical_path_s"]
-    peer, composed = ideal(dag), {"missing": missing()}
+    peer, composed = ideal(dag), {"missing": missing() if intervals else "not asked for"}
     if not composed["missing"]:
         with image() as name:
             took = [(interval, compose(dag, name, interval)) for interval in intervals]
@@ -133,6 +156,7 @@ def main():
                    "runs": [r["all_ready_s"] for r in tandem]},
         "ideal_poller": {"all_ready_s": round(peer, 3), "ratio": round(peer / path, 3)},
         "docker_compose": composed,
+        "random_graphs": {size: random_graphs(size, asked.seeds) for size in asked.sizes},
     }, indent=1))
 
 
