@@ -6,6 +6,8 @@ mod docs;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+mod layout;
+#[cfg(test)]
 mod metrics;
 
 use anyhow::{Context as _, bail};
