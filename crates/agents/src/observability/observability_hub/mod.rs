@@ -40,6 +40,7 @@ use logic::floods::Floods;
 use logic::holding::Holding;
 use logic::picture::{Group, Picture};
 use logic::probe::Rules;
+use logic::rolled_up::MetricsPage;
 use logic::webhook::Webhook;
 use watching::Watched;
 use webhooks::Outside;
@@ -165,9 +166,9 @@ struct Hub {
     peers: Vec<sync::PeerHub>,
     watched: BTreeMap<GroupId, Arc<Watched>>,
     /// What each group's page of metrics said when it was read last.
-    pages: Mutex<BTreeMap<GroupId, String>>,
+    pages: Mutex<BTreeMap<GroupId, scraping::Shown>>,
     /// What the hubs of other nodes showed of theirs last, by the hub's group.
-    peer_pages: Mutex<BTreeMap<GroupId, String>>,
+    peer_pages: Mutex<BTreeMap<GroupId, MetricsPage>>,
     /// Groups that had more series than are kept when they were read last.
     over_limit: Mutex<BTreeSet<String>>,
     /// Shared pieces: the channel has room for all it may hold from the beginning.

@@ -14,7 +14,7 @@ use tandem_types::{Code, Fault, GroupId, Timestamp};
 
 use super::alerts::{DISK_FULL, SERIES_LIMIT};
 use super::logic::probe::Phase;
-use super::logic::rolled_up::rolled_up;
+use super::logic::rolled_up::{MetricsPage, rolled_up};
 use super::logic::{exposition, latency};
 use super::watching::Watched;
 use super::{Hub, lock, ms};
@@ -38,14 +38,20 @@ impl Hub {
         let groups = self.watched.values().filter(answers).filter(|group| hub.counts_for_itself(group));
         let pages = groups.map(|group| async move { Some((group.id.clone(), hub.page(group).await?)) });
         let pages = join_all(pages).await;
-        let pages: BTreeMap<GroupId, Page> = pages.into_iter().flatten().collect();
+        let pages: BTreeMap<GroupId, Read> = pages.into_iter().flatten().collect();
         let samples = {
             let before = lock(&self.pages);
-            let of =
-                |(group, page): (&GroupId, &Page)| samples(group, page, before.get(group).map(String::as_str), now);
+            let of = |(group, page): (&GroupId, &Read)| {
+                samples(group, page, before.get(group).map(|shown| shown.text.as_str()), now)
+            };
             pages.iter().flat_map(|(group, page)| of((group, page))).collect()
         };
-        *lock(&self.pages) = pages.into_iter().map(|(group, page)| (group, page.text)).collect();
+        let own = self.ctx.id().group_id();
+        let shown = pages.into_iter().map(|(group, page)| {
+            let apart = MetricsPage::of(&group, &page.text, group == own);
+            (group, Shown { text: page.text, apart })
+        });
+        *lock(&self.pages) = shown.collect();
         match self.store.series.append(samples, now).await {
             Ok(appended) => {
                 if self.trouble("disk", None) {
@@ -72,11 +78,11 @@ impl Hub {
     }
 
     /// The metrics of one group; none when they cannot be had.
-    async fn page(&self, group: &Watched) -> Option<Page> {
+    async fn page(&self, group: &Watched) -> Option<Read> {
         let read = match self.http.get(&group.at, OWN_METRICS, ms(self.settings.probe_timeout_ms)).await {
             Ok((StatusCode::OK, page)) => {
                 let text = String::from_utf8_lossy(&page).into_owned();
-                exposition::read(&text).map_err(|e| e.to_string()).map(|lines| Page { text, lines })
+                exposition::read(&text).map_err(|e| e.to_string()).map(|lines| Read { text, lines })
             }
             Ok((status, _)) => Err(format!("`/metrics` answers {status}")),
             Err(cause) => Err(cause),
@@ -93,18 +99,18 @@ impl Hub {
     /// rather than repeated. Nobody is asked while the page is made.
     pub(super) fn fleet_metrics(&self, own: &str) -> String {
         let group = self.ctx.id().group_id();
+        let own = MetricsPage::of(&group, own, true);
         let (pages, peers) = (lock(&self.pages), lock(&self.peer_pages));
-        let others = pages.iter().filter(|(id, _)| **id != group).map(|(id, page)| (id, page.as_str()));
-        rolled_up((&group, own), others, peers.iter().map(|(id, page)| (id, page.as_str())))
+        let others = pages.iter().filter(|(id, _)| **id != group).map(|(_, shown)| &shown.apart);
+        rolled_up(std::iter::once(&own).chain(others).chain(peers.values()))
     }
 
     /// The metrics of the own node as they were scraped last, for the hubs of other nodes.
     pub(super) fn page_for_peers(&self) -> String {
         let group = self.ctx.id().group_id();
         let pages = lock(&self.pages);
-        let own = pages.get(&group).map_or("", String::as_str);
-        let others = pages.iter().filter(|(id, _)| **id != group).map(|(id, page)| (id, page.as_str()));
-        let page = rolled_up((&group, own), others, []);
+        let others = pages.iter().filter(|(id, _)| **id != group);
+        let page = rolled_up(pages.get_key_value(&group).into_iter().chain(others).map(|(_, shown)| &shown.apart));
         if page.len() <= LONGEST_PAGE { page } else { String::new() }
     }
 
@@ -143,14 +149,20 @@ impl Hub {
     }
 }
 
-/// What a group shows.
-struct Page {
+/// What a group has shown.
+struct Read {
     text: String,
     lines: Vec<exposition::Line>,
 }
 
+/// What of it is kept until the next time: as it was, and ready to be shown beside others.
+pub(super) struct Shown {
+    text: String,
+    apart: MetricsPage,
+}
+
 /// What is kept of a page, of which `before` is the one that was read before it.
-fn samples(group: &GroupId, page: &Page, before: Option<&str>, at: Timestamp) -> Vec<Sample> {
+fn samples(group: &GroupId, page: &Read, before: Option<&str>, at: Timestamp) -> Vec<Sample> {
     let owner = group.to_string();
     let sample = |name: &str, labels: BTreeMap<String, String>, value: f64| Sample {
         key: SeriesKey { owner: owner.clone(), name: name.to_owned(), labels },

@@ -18,6 +18,7 @@ use tandem_store::series::{Happening, HappeningFilter, SeriesStore as _};
 use tandem_types::{AgentName, Fault, GroupId, NodeName, Timestamp};
 
 use super::logic::picture::{CLOCKS_EQUAL, Group};
+use super::logic::rolled_up::MetricsPage;
 use super::{DEF, Hub, Settings, lock, ms, wire};
 use crate::fields::Fields;
 
@@ -126,7 +127,8 @@ impl Hub {
             contact.heard = Some(now);
             if metrics {
                 contact.measured = Some(now);
-                lock(&self.peer_pages).insert(peer.group.clone(), delta.metrics_page);
+                let page = MetricsPage::of(&peer.group, &delta.metrics_page, true);
+                lock(&self.peer_pages).insert(peer.group.clone(), page);
             }
         }
         let alerts: Vec<Alert> = delta.alerts.iter().filter_map(|alert| wire::read_alert(&peer.node, alert)).collect();

@@ -14,63 +14,74 @@ const GROUP: &str = "group";
 /// Where a label of that name goes which another group gave its line itself; Prometheus does the same.
 const EXPORTED: &str = "exported_group";
 
-#[derive(Default)]
-struct Family<'a> {
-    help: Option<&'a str>,
-    kind: Option<&'a str>,
+/// What a page says of one metric, each line with its group.
+#[derive(Debug, Default, PartialEq)]
+struct Family {
+    help: Option<String>,
+    kind: Option<String>,
     lines: String,
 }
 
-/// The page of the hub's own group and those of the others as one. Each line says which group it is of; what the hub says
-/// about groups keeps saying so, and so do `rolled` pages, which other hubs made in this way. Where two pages differ on
-/// what a metric is, the lines of the second are left out.
-pub(crate) fn rolled_up<'a>(
-    own: (&GroupId, &'a str),
-    others: impl IntoIterator<Item = (&'a GroupId, &'a str)>,
-    rolled: impl IntoIterator<Item = (&'a GroupId, &'a str)>,
-) -> String {
-    let mut families = BTreeMap::new();
-    add(&mut families, own.0, own.1, true);
-    others.into_iter().for_each(|(group, page)| add(&mut families, group, page, false));
-    rolled.into_iter().for_each(|(group, page)| add(&mut families, group, page, true));
-    let mut rolled = String::new();
-    for (name, family) in families.iter().filter(|(_, family)| !family.lines.is_empty()) {
-        // Writing to a String cannot fail.
-        if let Some(help) = family.help {
-            let _ = writeln!(rolled, "# HELP {name} {help}");
-        }
-        if let Some(kind) = family.kind {
-            let _ = writeln!(rolled, "# TYPE {name} {kind}");
-        }
-        rolled += &family.lines;
-    }
-    rolled
-}
+/// A page of metrics, taken apart once, to be shown many times.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct MetricsPage(BTreeMap<String, Family>);
 
-fn add<'a>(families: &mut BTreeMap<&'a str, Family<'a>>, group: &GroupId, page: &'a str, own: bool) {
-    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
-    for line in page.lines().map(|line| line.trim_matches([' ', '\t', '\r'])) {
-        if let Some(comment) = line.strip_prefix('#') {
-            let mut words = comment.trim_start().splitn(3, [' ', '\t']);
-            let (what, Some(name), Some(text)) = (words.next(), words.next(), words.next()) else { continue };
-            match what {
-                Some("HELP") => drop(families.entry(name).or_default().help.get_or_insert(text)),
-                Some("TYPE") => {
-                    kinds.insert(name, text);
-                    families.entry(name).or_default().kind.get_or_insert(text);
+impl MetricsPage {
+    /// The page of a group. Each line says which group it is of, unless `own`: what a hub says about groups keeps saying
+    /// so, and so does a page that another hub made in this way.
+    pub(crate) fn of(group: &GroupId, page: &str, own: bool) -> Self {
+        let mut families: BTreeMap<String, Family> = BTreeMap::new();
+        let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+        for line in page.lines().map(|line| line.trim_matches([' ', '\t', '\r'])) {
+            if let Some(comment) = line.strip_prefix('#') {
+                let mut words = comment.trim_start().splitn(3, [' ', '\t']);
+                let (what, Some(name), Some(text)) = (words.next(), words.next(), words.next()) else { continue };
+                match what {
+                    Some("HELP") => {
+                        let help = &mut families.entry(name.to_owned()).or_default().help;
+                        *help = help.take().or_else(|| Some(text.to_owned()));
+                    }
+                    Some("TYPE") => {
+                        kinds.insert(name, text);
+                        let kind = &mut families.entry(name.to_owned()).or_default().kind;
+                        *kind = kind.take().or_else(|| Some(text.to_owned()));
+                    }
+                    _ => {}
                 }
-                _ => {}
-            }
-        } else if let Some((name, labels, value)) = parts(line) {
-            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            let base = base.filter(|base| matches!(kinds.get(base).copied(), Some("histogram" | "summary")));
-            let base = base.unwrap_or(name);
-            let family = families.entry(base).or_default();
-            if family.kind == kinds.get(base).copied() {
+            } else if let Some((name, labels, value)) = parts(line) {
+                let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+                let base = base.filter(|base| matches!(kinds.get(base).copied(), Some("histogram" | "summary")));
+                let family = families.entry(base.unwrap_or(name).to_owned()).or_default();
                 write(&mut family.lines, name, labels, value, group, own);
             }
         }
+        Self(families)
     }
+}
+
+/// Several pages as one. Where two differ on what a metric is, the lines of the second are left out.
+pub(crate) fn rolled_up<'a>(pages: impl IntoIterator<Item = &'a MetricsPage>) -> String {
+    let mut families: BTreeMap<&str, Vec<&Family>> = BTreeMap::new();
+    let all = pages.into_iter().flat_map(|page| &page.0);
+    all.for_each(|(name, family)| families.entry(name).or_default().push(family));
+    let mut rolled = String::new();
+    for (name, of) in families {
+        let kind = of.iter().find_map(|family| family.kind.as_ref());
+        let lines: Vec<&str> =
+            of.iter().filter(|family| family.kind.as_ref() == kind).map(|family| family.lines.as_str()).collect();
+        if lines.iter().all(|lines| lines.is_empty()) {
+            continue;
+        }
+        // Writing to a String cannot fail.
+        if let Some(help) = of.iter().find_map(|family| family.help.as_ref()) {
+            let _ = writeln!(rolled, "# HELP {name} {help}");
+        }
+        if let Some(kind) = kind {
+            let _ = writeln!(rolled, "# TYPE {name} {kind}");
+        }
+        lines.into_iter().for_each(|lines| rolled += lines);
+    }
+    rolled
 }
 
 fn write(into: &mut String, name: &str, mut labels: BTreeMap<String, String>, value: &str, group: &GroupId, own: bool) {
@@ -108,7 +119,11 @@ mod tests {
         let b = "# TYPE took_seconds gauge\ntook_seconds 9\n# TYPE empty counter\n";
         let (hub, n_a, n_b) = (id("n/hub"), id("n/a"), id("n/b"));
         assert_eq!(
-            rolled_up((&hub, own), [(&n_a, a), (&n_b, b)], []),
+            rolled_up(&[
+                MetricsPage::of(&hub, own, true),
+                MetricsPage::of(&n_a, a, false),
+                MetricsPage::of(&n_b, b, false)
+            ]),
             "lone{group=\"n/a\"} 1\n\
              # HELP probes_total Probes.\n# TYPE probes_total counter\nprobes_total{group=\"n/a\"} 3\n\
              probes_total{exported_group=\"x\",group=\"n/a\",p=\"\\\"q\\\\\"} 4 17\n\
@@ -123,9 +138,13 @@ mod tests {
     fn what_another_hub_shows_says_whose_it_is_already() {
         let (hub, n_a, peer) = (id("n/hub"), id("n/a"), id("m/hub"));
         let page = "# TYPE up gauge\nup 1\n";
-        let theirs = rolled_up((&peer, page), [(&id("m/b"), page)], []);
+        let theirs = rolled_up(&[MetricsPage::of(&peer, page, true), MetricsPage::of(&id("m/b"), page, false)]);
         assert_eq!(
-            rolled_up((&hub, page), [(&n_a, page)], [(&peer, theirs.as_str())]),
+            rolled_up(&[
+                MetricsPage::of(&hub, page, true),
+                MetricsPage::of(&n_a, page, false),
+                MetricsPage::of(&peer, &theirs, true)
+            ]),
             "# TYPE up gauge\nup{group=\"n/hub\"} 1\nup{group=\"n/a\"} 1\nup{group=\"m/hub\"} 1\nup{group=\"m/b\"} 1\n"
         );
     }
@@ -137,8 +156,8 @@ mod tests {
             pages in proptest::collection::vec("(# TYPE [ab] (counter|summary)\n|[ab](_sum)?(\\{group=\"[xy]\"\\})? [0-9]\n|.{0,8}\n){0,12}", 1..4),
         ) {
             let ids: Vec<GroupId> = (0..pages.len()).map(|n| id(&format!("n/g{n}"))).collect();
-            let mut all = ids.iter().zip(pages.iter().map(String::as_str));
-            let page = rolled_up(all.next().unwrap(), all, []);
+            let all: Vec<MetricsPage> = ids.iter().zip(&pages).map(|(id, page)| MetricsPage::of(id, page, id == &ids[0])).collect();
+            let page = rolled_up(&all);
             prop_assert!(read(&page).is_ok(), "{page}");
             let families: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
             let mut once = families.clone();
