@@ -97,6 +97,7 @@ mod tests {
         health.ready();
         assert_eq!(health.get().since, Timestamp(5));
     }
+
     #[test]
     fn an_agent_that_drains_cannot_say_that_it_is_ready() {
         let (health, _) = HealthHandle::new(Clock::system());
