@@ -43,6 +43,10 @@ impl Message for Raw {
         buf.put_slice(&self.0);
     }
 
+    fn encode_to_bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
     fn merge_field(&mut self, tag: Tag, buf: &mut impl bytes::Buf, ctx: DecodeContext<'_>) -> Result<(), DecodeError> {
         let mut fields = UnknownFields::new();
         fields.push(decode_unknown_field(tag, buf, ctx)?);
