@@ -31,26 +31,20 @@ impl MetricsPage {
     /// so, and so does a page that another hub made in this way.
     pub(crate) fn of(group: &GroupId, page: &str, own: bool) -> Self {
         let mut families: BTreeMap<String, Family> = BTreeMap::new();
-        let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
         for line in page.lines().map(|line| line.trim_matches([' ', '\t', '\r'])) {
             if let Some(comment) = line.strip_prefix('#') {
                 let mut words = comment.trim_start().splitn(3, [' ', '\t']);
                 let (what, Some(name), Some(text)) = (words.next(), words.next(), words.next()) else { continue };
+                let family = families.entry(name.to_owned()).or_default();
                 match what {
-                    Some("HELP") => {
-                        let help = &mut families.entry(name.to_owned()).or_default().help;
-                        *help = help.take().or_else(|| Some(text.to_owned()));
-                    }
-                    Some("TYPE") => {
-                        kinds.insert(name, text);
-                        let kind = &mut families.entry(name.to_owned()).or_default().kind;
-                        *kind = kind.take().or_else(|| Some(text.to_owned()));
-                    }
+                    Some("HELP") => _ = family.help.get_or_insert_with(|| text.to_owned()),
+                    Some("TYPE") => _ = family.kind.get_or_insert_with(|| text.to_owned()),
                     _ => {}
                 }
             } else if let Some((name, labels, value)) = parts(line) {
                 let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-                let base = base.filter(|base| matches!(kinds.get(base).copied(), Some("histogram" | "summary")));
+                let kind = |base| families.get(base).and_then(|family: &Family| family.kind.as_deref());
+                let base = base.filter(|base| matches!(kind(*base), Some("histogram" | "summary")));
                 let family = families.entry(base.unwrap_or(name).to_owned()).or_default();
                 write(&mut family.lines, name, labels, value, group, own);
             }
@@ -156,8 +150,8 @@ mod tests {
             pages in proptest::collection::vec("(# TYPE [ab] (counter|summary)\n|[ab](_sum)?(\\{group=\"[xy]\"\\})? [0-9]\n|.{0,8}\n){0,12}", 1..4),
         ) {
             let ids: Vec<GroupId> = (0..pages.len()).map(|n| id(&format!("n/g{n}"))).collect();
-            let all: Vec<MetricsPage> = ids.iter().zip(&pages).map(|(id, page)| MetricsPage::of(id, page, id == &ids[0])).collect();
-            let page = rolled_up(&all);
+            let page = |(id, page): (&GroupId, &String)| MetricsPage::of(id, page, id == &ids[0]);
+            let page = rolled_up(&ids.iter().zip(&pages).map(page).collect::<Vec<_>>());
             prop_assert!(read(&page).is_ok(), "{page}");
             let families: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
             let mut once = families.clone();
