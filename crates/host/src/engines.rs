@@ -1,5 +1,7 @@
 //! Engine processes that the group pays for: started with a lease, watched, started again by back-off, stopped.
 
+mod command;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +11,7 @@ use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::system::v1 as pb;
 use tandem_contract::{Call, rpc};
 use tandem_process::{Child, LogFile, LogReader, Spawn, threads, usage};
-use tandem_types::{AgentId, Fault, GroupId, Health, State, Timestamp, reason};
+use tandem_types::{AgentId, Fault, Health, State, Timestamp, reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,6 +21,7 @@ use tandem_agent::{Clock, Peers};
 use crate::log_rules;
 use crate::logic::Pulse;
 use crate::reports::{Reports, Severity};
+use command::{args, environment};
 
 /// Longest time an engine may take to load when the caller sets none.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -71,28 +74,6 @@ pub(crate) struct Proven {
 const CAPABLE: Duration = Duration::from_secs(600);
 /// How long an engine has to say when it last answered.
 const ASK_LIMIT: Duration = Duration::from_millis(300);
-
-fn args(request: &pb::StartEngineRequest, pays: &GroupId) -> Vec<std::ffi::OsString> {
-    let mut args: Vec<std::ffi::OsString> = Vec::new();
-    let mut put = |name: &str, value: &str| args.extend([name.into(), value.into()]);
-    put("--model", &request.path);
-    put("--name", &request.model);
-    for role in &request.roles {
-        put("--role", role);
-    }
-    put("--group", &pays.to_string());
-    put("--lease-bytes", &request.lease_bytes.to_string());
-    for (name, value) in [("--ctx", request.context_tokens), ("--slots", request.slots), ("--threads", request.threads)]
-    {
-        if value > 0 {
-            put(name, &value.to_string());
-        }
-    }
-    if !request.adapters.is_empty() {
-        put("--adapters", &request.adapters);
-    }
-    args
-}
 
 impl Engines {
     pub(crate) fn new(
@@ -173,7 +154,7 @@ impl Engines {
             name: format!("{} engine {}", self.host.group_id(), request.model),
             program: program.clone(),
             args: args(&request, &self.host.group_id()),
-            env: vec![],
+            env: environment(),
             log: LogFile::new(self.programs.logs.join(format!("engine-{}.log", request.model))),
             notify: self.programs.run.join(format!("{}.notify", &id[id.len() - 8..])),
             // It is in the control group of its host.
@@ -408,16 +389,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-
-    #[test]
-    fn an_engine_is_told_its_folder_of_adapters() {
-        let pays = "solo/coordination".parse().unwrap();
-        let told = |adapters: &str| {
-            let args = args(&pb::StartEngineRequest { adapters: adapters.into(), ..Default::default() }, &pays);
-            args.windows(2).find(|pair| pair[0] == *"--adapters").map(|pair| pair[1].clone())
-        };
-        assert_eq!((told("/data/adapters"), told("")), (Some("/data/adapters".into()), None));
-    }
 
     #[tokio::test]
     async fn an_engine_that_cannot_load_is_reported_with_what_it_printed() {

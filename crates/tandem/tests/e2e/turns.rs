@@ -21,6 +21,13 @@ async fn a_turn_is_answered_by_the_model_and_shows_its_path() {
     let usage = answer.usage.as_option().unwrap();
     assert!(usage.prompt_tokens > 0 && usage.completion_tokens > 0, "{usage:?}");
     assert!(answer.timings.iter().any(|t| t.micros > 0 && !t.agent.is_empty()), "{:?}", answer.timings);
+    // Kernels of which nobody may ask for huge pages, or all have them, are not asked.
+    let asked = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    if asked.contains("[madvise]") {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", fleet.engine().await)).unwrap();
+        let huge = maps.lines().any(|line| line.starts_with("VmFlags:") && line.contains(" hg "));
+        assert!(huge, "the engine never asked for huge pages");
+    }
 }
 
 #[tokio::test]
