@@ -4,7 +4,8 @@
 Both get the same file, threads, slots, context per slot and requests; rounds alternate. `read` is a long prompt with one
 token of answer, tokens of the prompt per second; `write` is a short prompt with a long answer, tokens of the answer per
 second from the first piece to the last; with 8 streams the tokens of all of them over the time from the first request to
-the last end. Every prompt is new from its first word on; tokens of the chat form before it that came from a cache are not
+the last end. Both get the same prompts in a round, for an answer that ends early leaves the others more of the machine.
+Every prompt is new to a side from its first word on; tokens of the chat form before it that came from a cache are not
 counted.
 
 usage: bench/tokens.py LLAMA_SERVER [--rounds N] [--threads N]
@@ -20,8 +21,9 @@ fresh = itertools.count(random.randrange(10**6))
 
 def prompt(words):
     # Numbers first: no two prompts share a beginning.
-    chosen = random.Random(next(fresh))
-    return f"{next(fresh)} is the number of this list: " + " ".join(chosen.choice(WORDS) for _ in range(words))
+    number = next(fresh)
+    chosen = random.Random(number)
+    return f"{number} is the number of this list: " + " ".join(chosen.choice(WORDS) for _ in range(words))
 
 
 def ask(port, words, most):
@@ -73,6 +75,12 @@ def llama_server(program, threads):
         peer.wait()
 
 
+def from_number(number):
+    """Has the next prompts be those from this number on."""
+    global fresh
+    fresh = itertools.count(number)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("llama_server")
@@ -96,8 +104,9 @@ per_user = 8
             one(port)  # Warms up: pages of the file, first tickets.
         for turn in range(given.rounds):
             for name, work in (("1", one), ("8", eight)):
-                order = list(sides.items())
+                order, number = list(sides.items()), next(fresh)
                 for side, port in order if turn % 2 else order[::-1]:
+                    from_number(number)
                     for kind, rate in work(port).items():
                         seen.setdefault((name, kind), {}).setdefault(side, []).append(rate)
     rows = {}
