@@ -22,7 +22,7 @@ pub struct LlamaOptions {
     pub queue: u32,
     /// Threads that compute; none for one on each physical core.
     pub threads: Option<u32>,
-    /// Tokens computed in one step at most; more need more memory and make cancelling slower.
+    /// Tokens computed in one step at most; more need more memory.
     pub batch: u32,
     /// How keys and values are kept.
     pub kv: KvType,
@@ -31,7 +31,7 @@ pub struct LlamaOptions {
 }
 
 impl LlamaOptions {
-    /// A context of 4096 tokens, 4 slots, 16 waiting, steps of 128 tokens, keys and values of 16 bits,
+    /// A context of 4096 tokens, 4 slots, 16 waiting, steps of at most 512 tokens, keys and values of 16 bits,
     /// no adapters.
     pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl LlamaOptions {
             slots: 4,
             queue: 16,
             threads: None,
-            batch: 128,
+            batch: 512,
             kv: KvType::F16,
             adapters: None,
         }

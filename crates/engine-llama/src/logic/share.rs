@@ -20,12 +20,19 @@ pub(crate) struct Demand {
 const STALL: Duration = Duration::from_millis(150);
 /// Fewer tokens at a time are read at half the speed or less.
 pub(crate) const LEAST_READ: usize = 16;
+/// While nobody writes a step lasts about so long at most. Who leaves, or comes with something more urgent, waits for
+/// its end.
+const LONGEST: Duration = Duration::from_secs(1);
+/// More tokens at a time are read hardly faster, so a slow machine's steps are no shorter than these.
+const ENOUGH: usize = 128;
 
 /// Tokens for each slot in the next step, `batch` at most in all.
 ///
-/// Writers come first with one token each. What is left goes to readers by priority, then the longest admitted first;
-/// while somebody writes, here or (`hurried`) in other steps, only as much as can be read in 150 ms at `per_token`, so
-/// that a long prompt does not stall streams.
+/// Writers come first with one token each. Then the first reader by priority, then admission, has its whole prompt or one
+/// of equal pieces that take about 150 ms each at `per_token` while somebody writes, here or (`hurried`) in other steps,
+/// so that a long prompt does not stall streams; else about a second. Other readers have what is left of that time if
+/// their whole prompts fit: llama.cpp computes a step in passes in which each sequence has as many tokens
+/// (`llama_batch_allocr::split_equal`), so a piece of another prompt would cost a pass without ending one.
 pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration>, hurried: bool) -> Vec<usize> {
     let mut shares = vec![0; demands.len()];
     let mut left = batch;
@@ -33,24 +40,38 @@ pub(crate) fn share(demands: &[Demand], batch: usize, per_token: Option<Duration
         *share = left.min(1);
         left -= *share;
     }
-    if left < batch || hurried {
-        left = left.min(read_budget(per_token));
+    let budget = match left < batch || hurried {
+        true => tokens_in(STALL, per_token).max(LEAST_READ),
+        false => tokens_in(LONGEST, per_token).max(ENOUGH),
     }
+    .min(left);
     let mut readers: Vec<usize> = (0..demands.len()).filter(|&i| !demands[i].writing).collect();
     readers.sort_by_key(|&i| (demands[i].priority, demands[i].since));
+    let mut readers = readers.into_iter();
+    let Some(first) = readers.next() else { return shares };
+    shares[first] = piece(demands[first].todo, budget, left);
+    let mut room = budget.saturating_sub(shares[first]);
     for i in readers {
-        shares[i] = left.min(demands[i].todo);
-        left -= shares[i];
+        if demands[i].todo <= room {
+            shares[i] = demands[i].todo;
+            room -= shares[i];
+        }
     }
     shares
 }
 
-fn read_budget(per_token: Option<Duration>) -> usize {
+/// The next of equal pieces of about `budget` tokens, `most` at most.
+fn piece(todo: usize, budget: usize, most: usize) -> usize {
+    let pieces = (todo + budget / 2).checked_div(budget).unwrap_or(1).max(1);
+    todo.div_ceil(pieces).min(most)
+}
+
+fn tokens_in(time: Duration, per_token: Option<Duration>) -> usize {
     let fit = match per_token {
-        Some(cost) if !cost.is_zero() => STALL.as_nanos() / cost.as_nanos(),
+        Some(cost) if !cost.is_zero() => time.as_nanos() / cost.as_nanos(),
         _ => 0,
     };
-    usize::try_from(fit).unwrap_or(usize::MAX).max(LEAST_READ)
+    usize::try_from(fit).unwrap_or(usize::MAX)
 }
 
 /// What a token costs to read, learned from the steps so far.

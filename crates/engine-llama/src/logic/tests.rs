@@ -109,19 +109,38 @@ fn a_step_is_shared_out() {
     let urgent = Demand { priority: 1, ..reader(90, 9) };
     let writer = Demand { todo: 1, writing: true, priority: 2, since: 0 };
     let ms = |n| Some(Duration::from_millis(n));
-    for (demands, batch, per_token, expected) in [
-        (vec![], 128, None, vec![]),
-        (vec![writer, writer], 128, None, vec![1, 1]),
-        (vec![reader(300, 1)], 128, ms(5), vec![128]),
-        (vec![reader(300, 2), reader(20, 1)], 128, None, vec![108, 20]),
-        (vec![reader(300, 2), urgent], 128, None, vec![38, 90]),
-        (vec![writer, reader(300, 1)], 128, ms(3), vec![1, 50]),
-        (vec![writer, reader(300, 1)], 128, None, vec![1, 16]),
-        (vec![writer, reader(300, 1)], 128, ms(60), vec![1, 16]),
-        (vec![writer, reader(300, 1)], 17, ms(0), vec![1, 16]),
-        (vec![reader(5, 1), writer, reader(300, 2)], 16, Some(Duration::from_micros(1)), vec![5, 1, 10]),
+    for (why, demands, batch, per_token, expected) in [
+        ("nobody", vec![], 512, None, vec![]),
+        ("writers have a token each", vec![writer, writer], 512, None, vec![1, 1]),
+        ("a prompt alone is read in one", vec![reader(190, 1)], 512, ms(5), vec![190]),
+        ("or in equal pieces of a second", vec![reader(500, 1)], 512, ms(5), vec![167]),
+        (
+            "where a token costs much, in pieces that are still worth a step",
+            vec![reader(500, 1)],
+            512,
+            ms(50),
+            vec![125],
+        ),
+        ("a little over is no piece of its own", vec![reader(250, 1)], 512, ms(5), vec![250]),
+        ("but the batch is the end", vec![reader(550, 1)], 512, Some(Duration::from_micros(1)), vec![512]),
+        ("nothing is known of the pace", vec![reader(300, 1)], 512, None, vec![150]),
+        ("who was first is, and a whole one joins", vec![reader(30, 2), reader(150, 1)], 512, ms(5), vec![30, 150]),
+        ("no piece joins", vec![reader(90, 2), reader(150, 1)], 512, ms(5), vec![0, 150]),
+        (
+            "what fits does",
+            vec![reader(90, 3), reader(40, 4), reader(40, 2), reader(100, 1)],
+            512,
+            ms(5),
+            vec![0, 40, 40, 100],
+        ),
+        ("the urgent one is first", vec![reader(300, 2), urgent], 512, ms(5), vec![0, 90]),
+        ("writers are not stalled", vec![writer, reader(300, 1)], 512, ms(3), vec![1, 50]),
+        ("not even at an unknown pace", vec![writer, reader(320, 1)], 512, None, vec![1, 16]),
+        ("on a slow machine hardly", vec![writer, reader(320, 1)], 512, ms(60), vec![1, 16]),
+        ("short prompts go together", vec![reader(20, 1), writer, reader(25, 2)], 512, ms(3), vec![20, 1, 25]),
+        ("a small batch is kept to", vec![writer, reader(300, 1)], 17, ms(0), vec![1, 16]),
     ] {
-        assert_eq!(share(&demands, batch, per_token, false), expected, "{demands:?}");
+        assert_eq!(share(&demands, batch, per_token, false), expected, "{why}");
     }
     assert_eq!(share(&[reader(300, 1)], 128, ms(3), true), [50], "others wait to write");
 }
@@ -191,5 +210,7 @@ proptest! {
         let (oldest, _) = shares.iter().zip(&demands).filter(|(_, d)| !d.writing)
             .map(|(s, d)| (*s, d.since)).min_by_key(|(_, since)| *since).unwrap_or((1, 0));
         prop_assert!(oldest > 0, "a reader never starves");
+        let pieces = shares.iter().zip(&demands).filter(|(share, d)| (1..d.todo).contains(*share)).count();
+        prop_assert!(pieces <= 1, "one prompt is read in pieces at a time");
     }
 }

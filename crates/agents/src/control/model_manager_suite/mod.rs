@@ -74,7 +74,7 @@ pub const DEF: AgentDef = AgentDef {
 
 const MIB: u64 = 1 << 20;
 /// Tokens that an engine computes in one step; a host starts engines without saying otherwise, and this is their default.
-const BATCH: u32 = 128;
+const BATCH: u32 = 512;
 
 /// Settings of the agent in the fleet file.
 #[derive(Debug, Clone, Deserialize)]

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long)]
     threads: Option<u32>,
     /// Tokens computed in one step at most
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     batch: u32,
     /// How keys and values are kept: f16 or q8_0
     #[arg(long, default_value_t = KvType::F16)]
