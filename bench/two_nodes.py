@@ -4,7 +4,9 @@
 Makes the namespaces, the fleet and everything it starts itself, and removes them; needs root, `ip` and `nft`. Times are taken on one
 clock, as both namespaces are on one machine. Nothing here needs a model.
 
-usage: bench/two_nodes.py [--tandem PROGRAM] [--flips N] [--partition SECONDS] [--flaps N] [--loss-for SECONDS]
+The right node can have many groups (`--services`); all of them are restarted while the cable is cut.
+
+usage: bench/two_nodes.py [--tandem PROGRAM] [--flips N] [--partition SECONDS] [--flaps N] [--loss-for SECONDS] [--services N]
 """
 import argparse, contextlib, http.client, json, os, pathlib, signal, socket, statistics, subprocess, tempfile, time
 from common import TANDEM, machine
@@ -34,6 +36,16 @@ needs = ["infra_core"]
 ram_mib = 256
 """ for side, n in SIDES.items())
 WAIT = 60
+
+
+def more_services(count):
+    """Groups that bring the right node to so many in all."""
+    return "".join(f"""
+[group."right/more_{n}"]
+agents = [{{ name = "SessionMemoryAgent", needs = [] }}]
+needs = ["infra_core"]
+ram_mib = 64
+""" for n in range(4, count + 1))
 
 
 def run(*words, **more):
@@ -173,11 +185,12 @@ def main():
     options.add_argument("--partition", type=float, default=60.0)
     options.add_argument("--flaps", type=int, default=20)
     options.add_argument("--loss-for", type=float, default=60.0)
+    options.add_argument("--services", type=int, default=50)
     chosen = options.parse_args()
     result = {"machine": machine(), "unit": "s"}
     with tempfile.TemporaryDirectory() as folder, network():
         folder = pathlib.Path(folder)
-        (folder / "fleet.toml").write_text(FLEET)
+        (folder / "fleet.toml").write_text(FLEET + more_services(chosen.services))
         left, right = nodes = [Node(side, folder, chosen.tandem) for side in SIDES]
         try:
             left.call("init", folder / "fleet.toml", "--node", "left")
@@ -204,6 +217,14 @@ def main():
             time.sleep(chosen.partition)
             heal("left")
             result[f"agreed after a cut of {chosen.partition:.0f} s"] = round(until_agreed(nodes), 3)
+
+            drop("left", "")
+            left.peer("unknown")
+            right.call("restart", "--all")
+            right.until(lambda s: all(g["state"] == "ready" for g in s["groups"]), "its groups are ready")
+            heal("left")
+            result[f"agreed after a cut in which {chosen.services} groups were restarted"] = round(until_agreed(nodes), 3)
+            before |= {key: value for key, value in processes(nodes).items() if key[0] == "right"}
 
             drop("left", "", ways=("in",))
             result["one way cut: unknown after"] = round(left.peer("unknown"), 3)
