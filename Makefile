@@ -10,8 +10,8 @@ help: ## Show what there is
 deps:
 	@scripts/deps.sh
 
-build: deps ## Build the programs
-	cargo build --release --locked -p tandem -p tandem-engine-llama
+build: deps ## Build the programs, the engine for the processor of this machine
+	@scripts/build.sh
 
 up: build ## Build, fetch models, start this machine, ask one question
 	@$(TANDEM) models pull --default

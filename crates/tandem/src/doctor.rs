@@ -90,7 +90,7 @@ fn fleet(args: &DoctorArgs, place: &Place, status: Option<&NodeStatus>) -> Resul
 /// The engine and the system libraries it needs: it says its version only when it finds them all.
 fn engine(path: &Path) -> Check {
     let (name, at) = ("engine", path.display());
-    let make = "`cargo build --release -p tandem-engine-llama` makes it";
+    let make = "`make build` makes it";
     match Command::new(path).arg("--version").output() {
         Ok(output) if output.status.success() => {
             let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -220,6 +220,6 @@ mod tests {
         assert_eq!(words("/bin/true").0, "/bin/true is no engine of Tandem");
         assert!(words("/bin/false").0.contains("does not run"));
         let (what, fix) = words("/nowhere/tandem-llama");
-        assert!(what.ends_with("is not there") && fix.contains("cargo build"), "{what} {fix}");
+        assert!(what.ends_with("is not there") && fix.contains("make build"), "{what} {fix}");
     }
 }

@@ -284,7 +284,7 @@ fn look(planned: &Planned, layout: &Layout, taken: &[Orphan]) -> Result<bool, Fa
     let engine = Place::engine(&Place::program()?);
     if !engine.is_file() {
         let at = engine.display();
-        obstacles.push(format!("the engine {at} is missing: `cargo build --release -p tandem-engine-llama` makes it"));
+        obstacles.push(format!("the engine {at} is missing: `make build` makes it"));
     }
     for obstacle in &obstacles {
         style::complain(&style::bad("error"), obstacle);

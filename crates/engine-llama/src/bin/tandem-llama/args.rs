@@ -18,7 +18,8 @@ use tandem_types::{GroupId, Role};
     name = "tandem-llama",
     version,
     after_help = "Exit codes: 0 asked to end; 2 wrong arguments; 3 model file missing; 4 model file damaged or \
-                  unknown; 5 lease too small; 6 address taken; 7 the engine ended by itself; 1 anything else.\n\
+                  unknown; 5 lease too small; 6 address taken; 7 the engine ended by itself; 8 built for another \
+                  processor; 1 anything else.\n\
                   Environment: TANDEM_LOG filters the log on stderr, for example TANDEM_LOG=debug or \
                   TANDEM_LOG=llama-cpp-2=info for llama.cpp's own lines."
 )]

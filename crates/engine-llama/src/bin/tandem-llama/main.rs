@@ -14,7 +14,9 @@ use axum::serve::ListenerExt as _;
 use clap::Parser as _;
 use tandem_contract::{Ended, Observer, local};
 use tandem_engine::{Lease, Prompt, Sampling, TextGenerator, TextRequest};
-use tandem_engine_llama::{LEASE_TOO_SMALL, LlamaGenerator, MODEL_CORRUPT, MODEL_MISSING, resident_bytes};
+use tandem_engine_llama::{
+    LEASE_TOO_SMALL, LlamaGenerator, MODEL_CORRUPT, MODEL_MISSING, OTHER_PROCESSOR, check_processor, resident_bytes,
+};
 use tandem_process::Heart;
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, reason};
@@ -42,6 +44,11 @@ impl Observer for Untold {
 
 fn main() -> ExitCode {
     process::settle_openmp();
+    // Before anything else is asked of it: `--version` says whether this program runs here.
+    if let Err(fault) = check_processor() {
+        eprintln!("error: {}", fault.message);
+        return ExitCode::from(code_of(&fault));
+    }
     let args = Args::parse();
     start_log();
     let parent = match Parent::watch() {
@@ -68,15 +75,20 @@ fn start_log() {
 
 fn ended(fault: &Fault) -> ExitCode {
     tracing::error!(reason = fault.reason, "{}", fault.message);
-    ExitCode::from(match fault.reason.as_str() {
+    ExitCode::from(code_of(fault))
+}
+
+fn code_of(fault: &Fault) -> u8 {
+    match fault.reason.as_str() {
         MODEL_MISSING => 3,
         MODEL_CORRUPT => 4,
         LEASE_TOO_SMALL => 5,
         reason::PORT_TAKEN => 6,
         reason::ENGINE_LOST => 7,
+        OTHER_PROCESSOR => 8,
         reason::BAD_FIELD => 2,
         _ => 1,
-    })
+    }
 }
 
 async fn run(args: &Args, parent: Parent) -> Result<(), Fault> {
