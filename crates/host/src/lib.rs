@@ -28,6 +28,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{AgentDef, Clock, FleetView, Peers, PersonalData, Sockets};
 use tandem_contract::{Ended, Observer, Trust};
 use tandem_types::{AgentId, Code, Fault, GroupId, Health, reason};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -228,6 +229,11 @@ impl GroupHost {
     /// How the group is doing.
     pub fn health(&self) -> Health {
         self.shared.roster.health()
+    }
+
+    /// Hears of every change of the group's health, and of some that change nothing.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.roster.changes()
     }
 
     /// Returns once the group has answered itself the way it answers others, without a connection in between.

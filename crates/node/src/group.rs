@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::adopt::{Left, sort};
 use crate::layout::Layout;
 use crate::logic::watch::Verdict;
-use crate::probes::{Health, Hung};
+use crate::probes::{Health, Hung, Signs};
 use crate::spec::{GroupSpec, Launch};
 use crate::stale::{Orphan, Readiness, boot, orphans};
 use crate::status::EndKind;
@@ -285,7 +285,7 @@ impl Process {
             self.run.ready().await;
         }
         let mut looks = tokio::time::interval(LOOK);
-        let mut watch = std::pin::pin!(self.run.watch(Some(child.pid()), Some(child.messages())));
+        let mut watch = std::pin::pin!(self.run.watch(Some(child.pid()), Signs::Heartbeats(child.messages())));
         loop {
             tokio::select! {
                 exit = child.exited() => return self.end(exit, ""),

@@ -36,7 +36,7 @@ pub use link::{Link, LinkConfig, Path as LinkPath, PathStatus, PeerGroup, PeerSt
 pub use lock::{DataLock, Holder};
 pub use logic::forecast::{Cut, Forecast, STARTS_ENOUGH, StartTimes, Times, forecast};
 pub use machine::{GroupUse, MachineUse};
-pub use probes::Hung;
+pub use probes::{Hung, Signs};
 pub use run::{Node, NodeConfig, NodeHandle};
 pub use spec::{GroupSpec, Launch, Limits};
 pub use stale::{Orphan, end_orphans, orphans};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tandem_process::{Message, NotifySocket, Stat};
+use tandem_process::{NotifySocket, Stat};
 use tandem_types::{Fault, State};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::group::{News, Run};
@@ -60,22 +61,48 @@ async fn probe(address: SocketAddr, limit: Duration) -> Probed {
     }
 }
 
-async fn heard(messages: Option<&NotifySocket>) -> Message {
-    match messages {
-        Some(socket) => socket.receive().await,
-        None => std::future::pending().await,
+/// What a group says by itself.
+#[derive(Debug)]
+pub enum Signs {
+    /// Heartbeats to this socket, which say when its health changes.
+    Heartbeats(Arc<NotifySocket>),
+    /// Only that something about its health may have changed.
+    Changes(watch::Receiver<u64>),
+}
+
+/// A sign of a group, with the mark of its health that it had.
+enum Sign {
+    Beat(Option<String>),
+    Changed,
+}
+
+impl Signs {
+    /// The next one. Loses none when it is dropped.
+    async fn next(&mut self) -> Sign {
+        match self {
+            Self::Heartbeats(socket) => loop {
+                let message = socket.receive().await;
+                if message.is_heartbeat() {
+                    return Sign::Beat(message.health_mark().map(str::to_owned));
+                }
+            },
+            Self::Changes(changes) => match changes.changed().await {
+                Ok(()) => Sign::Changed,
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 
 impl Run {
-    /// Watches over a group that is ready until it hangs. Heartbeats come by `messages`; `pid` is the process that is
-    /// looked at before it is blamed.
-    pub async fn watch(&self, pid: Option<u32>, messages: Option<Arc<NotifySocket>>) -> Hung {
+    /// Watches over a group that is ready until it hangs. `pid` is the process that is looked at before it is blamed.
+    pub async fn watch(&self, pid: Option<u32>, mut signs: Signs) -> Hung {
         let began = Instant::now();
         let mut watch = Watch::new(Moment::ZERO);
         let mut acts: VecDeque<Act> = watch.step(Moment::ZERO, Fact::Tick).into();
         let mut probes = JoinSet::new();
         let mut told = None;
+        let mut marked = None;
         loop {
             while let Some(act) = acts.pop_front() {
                 match act {
@@ -96,7 +123,15 @@ impl Run {
             let fact = tokio::select! {
                 // What came while the node did not run counts before the time that passed.
                 biased;
-                message = heard(messages.as_deref()) => if message.is_heartbeat() { Fact::Beat } else { continue },
+                sign = signs.next() => match sign {
+                    Sign::Beat(mark) if mark.is_some() && mark != marked => {
+                        marked = mark;
+                        acts.extend(watch.step(began.elapsed(), Fact::Beat));
+                        Fact::Changed
+                    }
+                    Sign::Beat(_) => Fact::Beat,
+                    Sign::Changed => Fact::Changed,
+                },
                 Some(probed) = probes.join_next() => match probed {
                     Ok(Probed::Health(took, health)) => {
                         self.tell(News::Health(health)).await;

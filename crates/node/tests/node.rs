@@ -42,7 +42,7 @@ fn ready_can_be_said_whether_or_not_somebody_listens() {
         _ => "ready",
     };
     let listener = TcpListener::bind(std::env::var(PLACE).unwrap()).unwrap();
-    let server_hangs = hangs.clone();
+    let (server_hangs, recovers, server_order) = (hangs.clone(), role == "recovers", order.clone());
     std::thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
             while server_hangs.load(Ordering::Relaxed) {
@@ -50,6 +50,7 @@ fn ready_can_be_said_whether_or_not_somebody_listens() {
             }
             // A prober that hung up early is its own affair.
             let (Ok(_) | Err(_)) = socket.read(&mut [0; 512]);
+            let state = if recovers && !server_order.exists() { "degraded" } else { state };
             let (Ok(()) | Err(_)) = write!(socket, "HTTP/1.0 200 OK\r\n\r\n{{\"state\":{state:?},\"cause\":\"\"}}");
         }
     });
@@ -62,6 +63,10 @@ fn ready_can_be_said_whether_or_not_somebody_listens() {
     let heart = tandem_process::Heart::of_environment().unwrap().unwrap();
     while role == "beats" && std::fs::remove_file(&order).is_err() {
         heart.beat();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    while role == "recovers" {
+        heart.beat_marked(&order.exists().to_string());
         std::thread::sleep(Duration::from_millis(100));
     }
     hangs.store(role == "beats", Ordering::Relaxed);
@@ -255,6 +260,19 @@ async fn a_group_that_hangs_is_ended_with_evidence_and_started_again() {
     assert_eq!(kept["a"][0], exit);
     assert_eq!(kept["a"].iter().map(|end| end.kind).collect::<Vec<_>>(), [EndKind::Hang, EndKind::Ordered]);
     assert_eq!(kept["b"].iter().map(|end| end.kind).collect::<Vec<_>>(), [EndKind::Ordered]);
+}
+
+#[tokio::test]
+async fn a_group_whose_health_changes_is_asked_before_its_next_probe_is_due() {
+    let machine = machine(&[("a", &[], "recovers")]);
+    let node = machine.up().await;
+    let (_, mut events) = node.handle().follow();
+    until(&mut events, is("a", GroupState::Degraded)).await;
+    std::fs::write(machine.layout.run().join(ORDER), "").unwrap();
+    // A probe would come after 30 s.
+    tokio::time::timeout(Duration::from_secs(20), until(&mut events, is("a", GroupState::Ready))).await.unwrap();
+    node.handle().down().await;
+    node.wait().await.unwrap();
 }
 
 #[tokio::test]

@@ -46,6 +46,11 @@ impl Message {
         self.get("WATCHDOG") == Some("1")
     }
 
+    /// What a heartbeat says of its sender's health: another word than before when it has changed.
+    pub fn health_mark(&self) -> Option<&str> {
+        self.get(HEALTH)
+    }
+
     /// A field's value.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(String::as_str)
@@ -145,6 +150,8 @@ fn connect(socket: &StdDatagram, path: &OsStr) -> std::io::Result<()> {
 
 /// Where whoever started this process listens.
 const SOCKET: &str = "NOTIFY_SOCKET";
+/// What a heartbeat says of the health of its sender.
+const HEALTH: &str = "X_TANDEM_HEALTH";
 
 fn send(socket: &StdDatagram, path: &OsString, text: &[u8]) -> std::io::Result<()> {
     match path.to_str().and_then(|p| p.strip_prefix('@')) {
@@ -183,6 +190,13 @@ impl Heart {
     pub fn beat(&self) {
         let (Ok(()) | Err(_)) = send(&self.socket, &self.path, b"WATCHDOG=1\n");
     }
+
+    /// One beat that says whether this process's health has changed: whoever listens asks for it when `mark`, a word
+    /// without spaces, is another one than before.
+    pub fn beat_marked(&self, mark: &str) {
+        let text = format!("WATCHDOG=1\n{HEALTH}={mark}\n");
+        let (Ok(()) | Err(_)) = send(&self.socket, &self.path, text.as_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +231,12 @@ mod tests {
             (0..10_000).for_each(|_| heart.beat());
             let message = socket.receive().await;
             assert!(message.is_heartbeat() && !message.is_ready());
+            assert_eq!(message.health_mark(), None);
         }
+        let socket = NotifySocket::bind(&path).unwrap();
+        heart.beat_marked("7f");
+        let message = socket.receive().await;
+        assert_eq!((message.is_heartbeat(), message.health_mark()), (true, Some("7f")));
     }
 
     #[tokio::test]

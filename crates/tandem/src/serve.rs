@@ -1,6 +1,7 @@
 //! Runs groups inside this process: one, as the node starts it, or all of them for a small machine.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -15,10 +16,10 @@ use tandem_agent::{Clock, FleetView, Peers, SocketKeeper, Sockets};
 use tandem_contract::Trust;
 use tandem_fleet::Plan;
 use tandem_host::{EnginePrograms, GroupHost, HostConfig};
-use tandem_node::{End, GroupSpec, Hung, Layout, Run, Runner};
+use tandem_node::{End, GroupSpec, Hung, Layout, Run, Runner, Signs};
 use tandem_process::{ControlGroup, Enforcement, Heart, hand_over, inherited, notify};
 use tandem_telemetry::Exporter;
-use tandem_types::{Fault, GroupId, NodeName, reason};
+use tandem_types::{Fault, GroupId, Health, NodeName, reason};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
@@ -33,6 +34,8 @@ const THREADS: usize = 2;
 const STACK_BYTES: usize = 4 << 20;
 /// Time between two heartbeats of a group's process.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// At least so long is between two, also when the group's health changes.
+const LEAST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often finished measurements are folded together, so that they do not pile up between two scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(30);
 
@@ -187,7 +190,7 @@ async fn serve(home: &Home, group: &GroupId, drain: Duration) -> Outcome {
 }
 
 /// Says again and again that the group lives, each time after it has answered itself: a runtime or a server that hangs
-/// says nothing. Never ends by itself.
+/// says nothing. When its health changes it says so at once. Never ends by itself.
 async fn live(host: &GroupHost) {
     let heart = match Heart::of_environment() {
         Ok(Some(heart)) => heart,
@@ -197,11 +200,24 @@ async fn live(host: &GroupHost) {
             return std::future::pending().await;
         }
     };
+    let mut changes = host.changes();
     loop {
         host.answers().await;
-        heart.beat();
-        tokio::time::sleep(HEARTBEAT).await;
+        changes.borrow_and_update();
+        heart.beat_marked(&mark(&host.health()));
+        tokio::time::sleep(LEAST_HEARTBEAT).await;
+        tokio::select! {
+            Ok(()) = changes.changed() => {}
+            () = tokio::time::sleep(HEARTBEAT - LEAST_HEARTBEAT) => {}
+        }
     }
+}
+
+/// A word for what the group says of its health, another one when it says something else.
+fn mark(health: &Health) -> String {
+    let mut hasher = DefaultHasher::new();
+    (health.state.as_str(), &health.cause).hash(&mut hasher);
+    format!("{:x}", hasher.finish())
 }
 
 fn pin<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
@@ -295,7 +311,7 @@ impl Runner for InProcess {
                     tokio::select! {
                         () = run.stopped() => {}
                         // A hang is the process's own: it is noted, and there is nothing else that could be ended.
-                        () = async { loop { note(&run.watch(None, None).await) } } => {}
+                        () = async { loop { note(&run.watch(None, Signs::Changes(open.host.changes())).await) } } => {}
                     }
                 }
                 () = run.stopped() => {}

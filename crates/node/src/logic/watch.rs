@@ -23,6 +23,8 @@ const SUSPECT_PERIOD: Duration = Duration::from_secs(1);
 /// The same, and how long a probe may take, of one whose heartbeats stay away.
 const QUIET_PERIOD: Duration = Duration::from_millis(500);
 const QUIET_LIMIT: Duration = Duration::from_secs(1);
+/// A change of health is asked about after so long, once for all that change meanwhile.
+const SETTLING: Duration = Duration::from_millis(100);
 /// Time between two looks at a process that is stopped.
 const LOOK: Duration = Duration::from_secs(1);
 /// Probes without an answer that are remembered: more than any rule counts.
@@ -42,6 +44,8 @@ pub(crate) enum Fact {
     Tick,
     /// It sent a heartbeat.
     Beat,
+    /// It says that its health is not what it was.
+    Changed,
     /// It answered a probe, after this long.
     Answered(Duration),
     /// It refused a probe, or broke it off.
@@ -176,6 +180,9 @@ impl Watch {
         match fact {
             Fact::Tick => {}
             Fact::Beat => self.beat = Some(now),
+            // Who is suspect is asked often anyway, and judged by how many probes wait.
+            Fact::Changed if self.suspect.is_none() => self.next = self.next.min(now + SETTLING),
+            Fact::Changed => {}
             Fact::Answered(took) => {
                 self.open.clear();
                 self.refused = false;

@@ -154,6 +154,21 @@ fn a_node_that_did_not_run_blames_nobody() {
 }
 
 #[test]
+fn a_process_whose_health_changes_is_asked_soon_unless_it_is_suspect() {
+    let mut watch = Watch::new(ms(0));
+    watch.step(ms(0), Fact::Tick);
+    watch.step(ms(5), Fact::Answered(ms(5)));
+    assert_eq!((watch.step(ms(700), Fact::Changed), watch.wake()), (vec![], ms(800)));
+    assert_eq!((watch.step(ms(790), Fact::Changed), watch.wake()), (vec![], ms(800)), "one probe for both");
+    assert_eq!(watch.step(ms(800), Fact::Tick), [Act::Probe(LIMIT)]);
+    assert_eq!(watch.step(ms(801), Fact::Answered(ms(1))), []);
+    assert_eq!(watch.wake(), ms(30_800));
+    assert_eq!(watch.step(ms(900), Fact::Refused), [Act::Look, Act::Probe(LIMIT)]);
+    assert_eq!(watch.step(ms(901), Fact::Changed), []);
+    assert_eq!(watch.wake(), ms(1_900), "it is asked each second");
+}
+
+#[test]
 fn a_process_that_refuses_probes_is_suspect_at_once_and_hangs_after_three() {
     let mut watch = Watch::new(ms(0));
     watch.step(ms(0), Fact::Tick);
