@@ -65,9 +65,11 @@ fn ready_can_be_said_whether_or_not_somebody_listens() {
         heart.beat();
         std::thread::sleep(Duration::from_millis(100));
     }
-    while role == "recovers" {
-        heart.beat_marked(&order.exists().to_string());
-        std::thread::sleep(Duration::from_millis(100));
+    if role == "recovers" {
+        loop {
+            heart.beat_marked(&order.exists().to_string());
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
     hangs.store(role == "beats", Ordering::Relaxed);
     loop {
