@@ -5,17 +5,31 @@ use std::time::{Duration, Instant};
 
 use tandem_contract::pb::tandem::link::v1 as pb;
 use tandem_contract::{Call, Channel, Client, rpc};
+use tandem_link::Moment;
 use tandem_types::{Code, Fault, NodeName};
 
-use super::desk::Path;
+use super::desk::{Desk, Path};
 use super::{Link, wire};
 
 /// Time between two words to a peer while nothing changes.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// How long a peer has to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Changes that come in a burst go together.
-const BURST: Duration = Duration::from_millis(20);
+pub(super) const BURST: Duration = Duration::from_millis(20);
+/// After a word that took as long as it may, the next one waits for so long.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// How long to wait after a word that took so long. One that waited in vain for an answer has spent its period: the next
+/// follows soon, so that a way that works again is found within a good second.
+pub(super) fn rest(took: Duration) -> Duration {
+    PERIOD.saturating_sub(took).max(LEAST)
+}
+
+/// Whether news are told over this path at once, rather than with the next word: one path is enough.
+pub(super) fn carries(desk: &Desk, node: &NodeName, path: Path, now: Moment) -> bool {
+    path == Path::Overlay || !desk.overlay_works(node, now)
+}
 
 /// Tells a peer what is new over one path; never ends by itself.
 pub(super) async fn keep(link: Link, node: NodeName, path: Path, address: SocketAddr) {
@@ -23,6 +37,7 @@ pub(super) async fn keep(link: Link, node: NodeName, path: Path, address: Socket
     let mut told = link.shared.told.subscribe();
     loop {
         told.borrow_and_update();
+        let began = Instant::now();
         if link.shared.trust.has_peers() {
             match exchange(&link, &node, path, address, &mut client).await {
                 Ok(true) => continue,
@@ -39,21 +54,21 @@ pub(super) async fn keep(link: Link, node: NodeName, path: Path, address: Socket
                 }
             }
         }
-        wait(&link, &node, path, &mut told).await;
+        let carries = carries(&link.desk(), &node, path, link.shared.began.elapsed());
+        wait(carries, rest(began.elapsed()), &mut told).await;
     }
 }
 
-/// Until the next word is due.
-async fn wait(link: &Link, node: &NodeName, path: Path, told: &mut tokio::sync::watch::Receiver<u64>) {
+/// Until the next word is due, or there are news and they are to go this way.
+async fn wait(carries: bool, rest: Duration, told: &mut tokio::sync::watch::Receiver<u64>) {
     let news = async {
         // The sender lives in the link, so that waiting cannot fail.
         let (Ok(()) | Err(_)) = told.changed().await;
         tokio::time::sleep(BURST).await;
     };
-    let carries = path == Path::Overlay || !link.desk().overlay_works(node, link.shared.began.elapsed());
     tokio::select! {
         () = news, if carries => {}
-        () = tokio::time::sleep(PERIOD) => {}
+        () = tokio::time::sleep(rest) => {}
     }
 }
 

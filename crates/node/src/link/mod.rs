@@ -10,6 +10,8 @@ mod difference;
 mod join;
 mod report;
 mod serve;
+#[cfg(test)]
+mod sim;
 mod state;
 mod usage;
 mod wire;
