@@ -68,6 +68,7 @@ FAULTS = [
     ("expired-alone", "the same, and the founder is away", nodes.expired_alone, 300),
     ("clocks", "the clock of one is three hours wrong", nodes.clocks, 240),
     ("other-file", "the fleet file of one is another one", nodes.other_file, 180),
+    ("older-peer", "the program of one speaks an older version of the link, then the same", nodes.older_peer, 180),
     ("invitation", "an invitation is used twice, or misspelt", nodes.used_invitation, 180),
 ]
 

@@ -196,6 +196,29 @@ def other_file(pair):
     return reported(words)
 
 
+def older_peer(pair):
+    """One machine runs the program of a time when nodes spoke otherwise, then that of the other one."""
+    older = pair.programs / "older-link/tandem"
+    if not older.exists():
+        raise Missed("left out: needs a program with an older link; bench/older-link.sh builds one")
+    pair.join()
+    pair.right.down()
+    pair.right.tandem = older
+    pair.right.up()
+    before = processes(pair.nodes)
+    words, _ = pair.says(pair.left, 30, "version")
+    back, _ = pair.says(pair.right, 30, "version")
+    # Whoever knew a change of the other before knows none now, and goes on by itself.
+    time.sleep(10)
+    unchanged(pair, before)
+    pair.right.down()
+    pair.right.tandem = pair.programs / "tandem"
+    pair.right.up()
+    took = pair.agreed(60)
+    unchanged(pair, before, "left")
+    return healed(took, f"once it was replaced; until then: {words}; the other: {back}")
+
+
 def used_invitation(pair):
     line = pair.join()
     before = processes(pair.nodes)
