@@ -3,8 +3,8 @@
 //! Words are counted, not weighed: those that are frequent and hardly ever borrowed (`tongue.en.txt`, `tongue.tl.txt`), and
 //! others by how they are spelled, since most words of meaning that Taglish borrows keep a spelling that Tagalog has not.
 //! A Tagalog verb prefix before a hyphen (`i-check`, `mag-text`) counts as Tagalog and its root for what it is. Names are
-//! in no language, so a word with a capital counts only when it is listed, and what both languages write alike (`at`,
-//! `may`, `internet`) counts for neither. A text is Taglish when a tenth of the counted words or more are of the rarer
+//! in no language, so a word with a capital counts only when it is listed, and neither are abbreviations (`10:00 AM`): a word
+//! in capitals counts only where all are. What both languages write alike (`at`, `may`, `internet`) counts for neither. A text is Taglish when a tenth of the counted words or more are of the rarer
 //! language; one without any such word is in no language known.
 
 use std::collections::HashSet;
@@ -139,15 +139,23 @@ fn is_spelled_tagalog(word: &str) -> bool {
     long && (TAGALOG_BEGINNINGS.iter().any(|begin| word.starts_with(begin)) || word.get(..2) == word.get(2..4))
 }
 
+fn is_in_capitals(word: &str) -> bool {
+    !word.chars().any(char::is_lowercase)
+}
+
 /// The language of a text; none when no word gives it away.
 pub(crate) fn detect(text: &str) -> Option<Tongue> {
     let mut counts = Counts::default();
     let text = text.replace('’', "'");
     // Addresses are in no language.
     let prose = text.split_whitespace().filter(|word| !word.contains("://") && !word.contains('@'));
-    prose
+    let words: Vec<&str> = prose
         .flat_map(|word| word.split(|c: char| !c.is_alphabetic() && c != '\'' && c != '-'))
-        .for_each(|word| counts.add(word.trim_matches(['\'', '-'])));
+        .map(|word| word.trim_matches(['\'', '-']))
+        .collect();
+    let shouted = words.iter().all(|word| is_in_capitals(word));
+    let counted = words.into_iter().filter(|word| shouted || word.len() < 2 || !is_in_capitals(word));
+    counted.for_each(|word| counts.add(word));
     let Counts { en, tl } = counts;
     let (less, both) = (en.min(tl), en + tl);
     match (en, tl) {
@@ -190,6 +198,10 @@ mod tests {
             ("Great! What kind of music?", Some(En)),
             ("You have no new messages, Paolo.", Some(En)),
             ("Nine minutes past ten.", Some(En)),
+            ("WHERE IS MY DOG? I LOST IT.", Some(En)),
+            ("Is it 10 AM?", Some(En)),
+            ("Bukas ng 10:00 AM ang oras ng alis ng bus.", Some(Tl)),
+            ("AM", Some(En)),
             ("Ano ang pangalan mo?", Some(Tl)),
             ("Kumusta ka na?", Some(Tl)),
             ("Magandang umaga po!", Some(Tl)),
