@@ -14,3 +14,4 @@ sed -i -E 's/(LINK_VERSION: u32 = )[0-9]+;/\10;/' "$version"
 grep -q 'LINK_VERSION: u32 = 0;' "$version"
 (cd "$work" && CARGO_TARGET_DIR=$root/target/older-link cargo build --release --locked -p tandem)
 install -D "$root/target/older-link/release/tandem" "$folder/older-link/tandem"
+ln -sf ../tandem-llama "$folder/older-link/tandem-llama"
