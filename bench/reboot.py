@@ -10,6 +10,8 @@ usage: bench/reboot.py [--debian FOLDER] [--boots N]
 """
 import argparse, json, os, pathlib, shutil, signal, subprocess, tempfile, time
 from common import MODEL, ROOT, TANDEM, machine, model_file
+from faultlab.fleet import Missed, children, until
+from faultlab.space import remove
 
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 ONE_TREE = (CGROUPS / "cgroup.controllers").exists()
@@ -66,13 +68,13 @@ class Machine:
         began = time.time()
         self.process = subprocess.Popen(words, preexec_fn=inside, stdin=subprocess.DEVNULL, stdout=self.said,
                                         stderr=self.said)
-        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        self.pid = until(lambda: self.process.poll() is not None or children.read_text().split(), "it has a first process")
-        if self.pid is True:
+        first = lambda: self.process.poll() is not None or children(self.process.pid)
+        (pid, _) = until("it has a first process", first, WAIT)
+        if pid is True:
             self.said.seek(0)
-            raise SystemExit(f"the machine does not boot: {self.said.read()[-2000:]}")
-        self.pid = self.pid[0]
-        until(lambda: self.call("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"), "it has booted")
+            raise Missed(f"the machine does not boot: {self.said.read()[-2000:]}")
+        self.pid = str(pid[0])
+        until("it has booted", lambda: self.call("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"), WAIT)
         return began
 
     def call(self, *words, check=False):
@@ -93,7 +95,7 @@ class Machine:
         def all_ready():
             groups = (self.status() or {"groups": []})["groups"]
             return groups if groups and all(g["state"] == "ready" for g in groups) else None
-        return until(all_ready, "its groups are ready")
+        return until("its groups are ready", all_ready, WAIT)[0]
 
     def reboot(self):
         self.call("systemctl", "reboot", "--no-wall")
@@ -112,29 +114,7 @@ class Machine:
     def clear(self):
         self.off()
         for tree in TREES:
-            top = CGROUPS / tree / self.name
-            for folder, _, _ in os.walk(top, topdown=False):
-                until(lambda: gone(folder), f"{folder} is empty")
-
-
-def gone(folder):
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        pass
-    except OSError:
-        return False
-    return True
-
-
-def until(found, what):
-    end = time.time() + WAIT
-    while time.time() < end:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise SystemExit(f"never seen within {WAIT} s: {what}")
+            remove(CGROUPS / tree / self.name)
 
 
 def debian(folder):
@@ -184,10 +164,9 @@ def came_back(m, began):
 def node_killed(m):
     """`kill -9` of the node: systemd starts it again, and it takes its groups over."""
     main = lambda: int(m.call("systemctl", "show", "--property=MainPID", "--value", "tandem").stdout)
-    before, pids, began = main(), {g["group"]: g["pid"] for g in m.ready()}, time.time()
+    before, pids = main(), {g["group"]: g["pid"] for g in m.ready()}
     m.call("kill", "-9", before, check=True)
-    until(lambda: main() not in (0, before) and m.status(), "the node is back")
-    took = time.time() - began
+    took = until("the node is back", lambda: main() not in (0, before) and m.status(), WAIT)[1]
     return {"back_after_s": round(took, 2), "groups_kept": {g["group"]: g["pid"] for g in m.ready()} == pids}
 
 
@@ -222,4 +201,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Missed as missed:
+        raise SystemExit(str(missed)) from None

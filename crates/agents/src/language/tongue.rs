@@ -3,9 +3,10 @@
 //! Words are counted, not weighed: those that are frequent and hardly ever borrowed (`tongue.en.txt`, `tongue.tl.txt`), and
 //! others by how they are spelled, since most words of meaning that Taglish borrows keep a spelling that Tagalog has not.
 //! A Tagalog verb prefix before a hyphen (`i-check`, `mag-text`) counts as Tagalog and its root for what it is. Names are
-//! in no language, so a word with a capital counts only when it is listed, and neither are abbreviations (`10:00 AM`): a word
-//! in capitals counts only where all are. What both languages write alike (`at`, `may`, `internet`) counts for neither. A text is Taglish when a tenth of the counted words or more are of the rarer
-//! language; one without any such word is in no language known.
+//! in no language, so a word with a capital counts only when it is listed, and neither are abbreviations (`10:00 AM`): a
+//! word in capitals counts only where all are. What both languages write alike (`at`, `may`, `internet`) counts for
+//! neither. A text is Taglish when a tenth of the counted words or more are of the rarer language; one without any such
+//! word is in no language known.
 
 use std::collections::HashSet;
 use std::fmt;

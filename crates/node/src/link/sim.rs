@@ -15,6 +15,7 @@ use tandem_types::{NodeName, Timestamp};
 
 use super::desk::{Desk, Path, Telling};
 use super::dial::{BURST, PATIENCE, carries, rest};
+use crate::sim::worlds;
 
 const PATHS: [Path; 2] = [Path::Overlay, Path::Lan];
 /// Promises: a silent peer is known to be away, a change is seen, and both agree, each at the latest after so long.
@@ -319,17 +320,12 @@ impl World {
     }
 }
 
-/// How many worlds each test lives through, with `TANDEM_SIM_WORLDS` as many as one has time for.
-fn worlds() -> u64 {
-    std::env::var("TANDEM_SIM_WORLDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
-}
-
 #[test]
 fn the_link_keeps_its_promises_in_worlds_of_one_kind() {
-    (0..worlds()).for_each(|n| World::new(n).run());
+    (0..worlds(150)).for_each(|n| World::new(n).run());
 }
 
 #[test]
 fn the_link_keeps_its_promises_in_worlds_of_another_kind() {
-    (0..worlds()).for_each(|n| World::new(1 << 32 | n).run());
+    (0..worlds(150)).for_each(|n| World::new(1 << 32 | n).run());
 }

@@ -117,14 +117,14 @@ impl World {
     }
 }
 
-/// How many worlds each test lives through, with `TANDEM_SIM_WORLDS` as many as one has time for.
-fn worlds() -> u64 {
-    std::env::var("TANDEM_SIM_WORLDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+/// How many worlds a test lives through, with `TANDEM_SIM_WORLDS` as many as one has time for.
+pub(crate) fn worlds(usual: u64) -> u64 {
+    std::env::var("TANDEM_SIM_WORLDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// The seeds of a test; each has others, so that they can run beside each other.
 fn seeds(test: u64) -> impl Iterator<Item = u64> {
-    (0..worlds()).map(move |n| test << 32 | n)
+    (0..worlds(300)).map(move |n| test << 32 | n)
 }
 
 #[test]
