@@ -37,8 +37,11 @@ pub struct Ended<'a> {
     pub parent: Option<[u8; 8]>,
 }
 
-/// Hears how calls end.
+/// Hears how calls begin and end.
 pub trait Observer: Send + Sync + 'static {
+    /// A call that is part of a trace is about to be served. Its end is told with the same span, however it ends.
+    fn began(&self, _span: TraceParent) {}
+
     /// A call ended.
     fn finished(&self, ended: &Ended<'_>);
 }
@@ -117,6 +120,9 @@ impl Edge {
         };
         if let Some(value) = span.and_then(|s| HeaderValue::from_str(&s.to_string()).ok()) {
             headers.insert(TRACEPARENT_HEADER, value);
+        }
+        if let Some(span) = span {
+            self.observer.began(span);
         }
         let trace_id = span.map(|s| s.trace.to_string()).unwrap_or_default();
         let log = tracing::info_span!("rpc", agent = %self.agent.agent, path, trace_id);
@@ -198,12 +204,19 @@ mod tests {
     use std::sync::Mutex;
 
     #[derive(Default)]
-    struct Heard(Mutex<Vec<String>>);
+    struct Heard(Mutex<Vec<String>>, Mutex<Vec<TraceParent>>);
 
     impl Observer for Heard {
+        fn began(&self, span: TraceParent) {
+            self.1.lock().unwrap().push(span);
+        }
+
         fn finished(&self, ended: &Ended<'_>) {
             let word = ended.outcome.map_or_else(|f| f.code.to_string(), |()| "ok".into());
             assert!(ended.parent.is_none() || ended.span.map(|s| s.span) != ended.parent, "a span of its own");
+            if let Some(span) = ended.span {
+                self.1.lock().unwrap().retain(|began| *began != span);
+            }
             self.0.lock().unwrap().push(format!("{} {} {word}", ended.agent.agent, ended.path));
         }
     }
@@ -256,7 +269,7 @@ mod tests {
         use crate::pb::tandem::coordinator::v1::{SubmitRequest, SubmitResponse};
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (submitted, read) = (seen.clone(), seen.clone());
-        let (client, _) = client(
+        let (client, heard) = client(
             Service::new()
                 .server_stream(crate::rpc::coordinator::SUBMIT, move |call: Call, _: SubmitRequest| {
                     submitted.lock().unwrap().push(call.trace);
@@ -269,7 +282,15 @@ mod tests {
         );
         let call = Call::from_door("test");
         let stream = client.server_stream(crate::rpc::coordinator::SUBMIT, SubmitRequest::default(), &call).await;
-        assert_eq!(stream.unwrap().count().await, 0);
+        let stream = stream.unwrap();
+        let began = heard.1.lock().unwrap().iter().map(|span| Some(span.trace)).collect::<Vec<_>>();
+        assert_eq!(
+            began,
+            [seen.lock().unwrap()[0].map(|span: TraceParent| span.trace)],
+            "the observer hears of it at once"
+        );
+        assert_eq!(stream.count().await, 0);
+        assert!(heard.1.lock().unwrap().is_empty(), "and of its end");
         client.unary(sessions::GET_WINDOW, GetWindowRequest::default(), &call).await.unwrap();
         let seen = seen.lock().unwrap();
         assert!(seen[0].is_some_and(|trace| trace.sampled) && seen[1].is_none(), "{seen:?}");

@@ -64,11 +64,20 @@ fn choose(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<Arc<Slot>,
     }
 }
 
-fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalService, Served), Fault> {
-    if shared.roster.is_draining() {
-        let fault = Fault::unavailable(reason::DRAINING, format!("group {} is ending", shared.roster.group));
-        return Err(fault.retry_after(Duration::from_secs(1)));
+/// A group that drains takes nothing new; but what it still serves may need another of its agents, or the same one again,
+/// to come to its end.
+fn refuse_what_is_new(shared: &Shared, headers: &HeaderMap) -> Result<(), Fault> {
+    if !shared.roster.is_draining()
+        || Call::from_headers(headers, None).trace.is_some_and(|t| shared.traces.has(t.trace))
+    {
+        return Ok(());
     }
+    let fault = Fault::unavailable(reason::DRAINING, format!("group {} is ending", shared.roster.group));
+    Err(fault.retry_after(Duration::from_secs(1)))
+}
+
+fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalService, Served), Fault> {
+    refuse_what_is_new(shared, headers)?;
     let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     if let Some(allowed) = shared.callers.get(service) {
         let caller = headers.get(&CALLER_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -83,6 +92,8 @@ fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalServi
     }
     let slot = choose(shared, path, headers)?;
     let busy = begin(&slot)?;
+    // The drain may have begun since: now that the call is counted, one of the two sees the other.
+    refuse_what_is_new(shared, headers)?;
     match slot.live() {
         Some(live) => Ok((live.service, busy)),
         None => {

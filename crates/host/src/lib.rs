@@ -17,6 +17,7 @@ mod server;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tandem_agent::{AgentDef, Clock, FleetView, Peers, PersonalData, Sockets};
-use tandem_contract::{Ended, Observer, Trust};
+use tandem_contract::{Ended, Observer, TraceParent, Trust};
 use tandem_types::{AgentId, Code, Fault, GroupId, Health, reason};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     pub(crate) engines: engines::Engines,
     pub(crate) own: own::Own,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) traces: Arc<traces::Traces>,
     pub(crate) spans: Option<Arc<dyn Observer>>,
     pub(crate) sockets: Sockets,
     pub(crate) reports: Arc<reports::Reports>,
@@ -108,11 +110,19 @@ impl Shared {
 struct CallMetrics {
     spans: Option<Arc<dyn Observer>>,
     reports: Arc<reports::Reports>,
+    traces: Arc<traces::Traces>,
     clock: Clock,
 }
 
 impl Observer for CallMetrics {
+    fn began(&self, span: TraceParent) {
+        self.traces.began(span.trace);
+    }
+
     fn finished(&self, ended: &Ended<'_>) {
+        if let Some(span) = ended.span {
+            self.traces.ended(span.trace);
+        }
         let rpc = ended.path.trim_start_matches("/tandem.").to_owned();
         let code = ended.outcome.map_or_else(|fault| fault.code.as_str(), |()| "ok");
         let labels = [("agent", ended.agent.to_string()), ("rpc", rpc)];
@@ -168,8 +178,13 @@ impl GroupHost {
         let events = Arc::new(events::Events::open(&defs, &config.data, config.clock.clone())?);
         let peers = config.peers.for_agent(host_id.clone());
         let reports = Arc::new(reports::Reports::new(reports::hub(&peers, &host_id).is_some()));
-        let observer =
-            CallMetrics { spans: config.spans.clone(), reports: reports.clone(), clock: config.clock.clone() };
+        let traces = Arc::new(traces::Traces::default());
+        let observer = CallMetrics {
+            spans: config.spans.clone(),
+            reports: reports.clone(),
+            traces: traces.clone(),
+            clock: config.clock.clone(),
+        };
         let shared = Arc::new(Shared {
             peers,
             journal_data: events.journal_data(),
@@ -184,6 +199,7 @@ impl GroupHost {
             ),
             own: own::Own::new(),
             observer: Arc::new(observer),
+            traces,
             spans: config.spans,
             sockets: config.sockets,
             reports,

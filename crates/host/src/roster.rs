@@ -134,11 +134,11 @@ impl Roster {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     pub(crate) fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.store(true, Ordering::SeqCst);
         // Agents that hold streams open for as long as they run end them when they see this.
         for slot in self.slots.iter().filter(|slot| slot.health().is_some_and(|h| h.state.serves())) {
             slot.health.set(State::Draining, "its group ends");

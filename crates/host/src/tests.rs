@@ -10,7 +10,7 @@ use tandem_agent::{AgentDef, Clock, FleetAgent, FleetGroup, FleetView, Peers, St
 use tandem_contract::pb::tandem::registry::v1 as registry_pb;
 use tandem_contract::pb::tandem::session::v1::{GetWindowRequest, GetWindowResponse, ListSessionsRequest};
 use tandem_contract::pb::tandem::system::v1 as pb;
-use tandem_contract::{Call, Client, Service, rpc};
+use tandem_contract::{Call, Client, Service, TraceParent, rpc};
 use tandem_types::{Code, Fault, State, reason};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -267,8 +267,9 @@ async fn a_required_agent_stops_only_by_force_and_starts_again() {
 async fn a_drain_lets_calls_finish_and_refuses_new_ones() {
     let toy = toys(&[("Echo", true)]).await;
     let client = toy.client.clone();
+    let turn: TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap();
     let slow = tokio::spawn(async move {
-        let patient = call().within(Duration::from_secs(5), Instant::now());
+        let patient = call().traced(turn).within(Duration::from_secs(5), Instant::now());
         client.unary(rpc::sessions::GET_WINDOW, window("slow"), &patient).await
     });
     while toy.host.shared.roster.calls() == 0 {
@@ -279,8 +280,13 @@ async fn a_drain_lets_calls_finish_and_refuses_new_ones() {
     while toy.host.health().state != State::Draining {
         tokio::task::yield_now().await;
     }
-    let fault = toy.client.unary(rpc::sessions::GET_WINDOW, window("x"), &call()).await.unwrap_err();
-    assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::DRAINING));
+    let other = call().traced("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap());
+    for new in [call(), other] {
+        let fault = toy.client.unary(rpc::sessions::GET_WINDOW, window("x"), &new).await.unwrap_err();
+        assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::DRAINING));
+    }
+    let needed = toy.client.unary(rpc::sessions::GET_WINDOW, window("x"), &call().traced(turn)).await;
+    assert_eq!(needed.unwrap().summary, "x", "what the slow call needs to end");
     assert_eq!(slow.await.unwrap().unwrap().summary, "slow");
     assert_eq!(drained.await.unwrap(), 0);
     assert_eq!(toy.host.close(Duration::ZERO).await, 0);
