@@ -31,15 +31,20 @@ pub struct Answer {
 /// `unavailable` when nobody answers, `deadline_exceeded` when the answer takes too long.
 pub async fn get(address: SocketAddr, path: &str, within: Duration) -> Result<Answer, Fault> {
     let asked = async {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|e| Fault::unavailable(reason::PEER_AWAY, format!("nobody answers at {address}: {e}")))?;
+        let stream = connect(address).await?;
         whole(send(stream, &address.to_string(), Method::GET, path).await?).await
     };
     tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
         let message = format!("http://{address}{path} did not answer within {} s", within.as_secs_f32());
         Err(Fault::new(Code::DeadlineExceeded, reason::TIME_UP, message))
     })
+}
+
+/// Connects to `address`, for as long as the kernel tries.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Fault> {
+    TcpStream::connect(address)
+        .await
+        .map_err(|e| Fault::unavailable(reason::PEER_AWAY, format!("nobody answers at {address}: {e}")))
 }
 
 fn broken(e: &dyn std::fmt::Display) -> Fault {

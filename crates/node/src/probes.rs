@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::Method;
 use serde::Deserialize;
-use tandem_process::{NotifySocket, Stat};
+use tandem_process::{NotifySocket, Stat, all_arrived};
 use tandem_types::{Fault, State};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::group::{News, Run};
-use crate::http::get;
+use crate::http::{connect, get, send, whole};
 use crate::logic::Moment;
 use crate::logic::watch::{Act, Fact, Hang, Watch};
 
@@ -30,7 +32,16 @@ impl Health {
     /// When there is no answer, or none that can be read.
     pub(crate) async fn ask(address: SocketAddr, within: Duration) -> Result<Self, Fault> {
         let answer = get(address, "/health", within).await?;
-        serde_json::from_slice(&answer.body)
+        Self::read(&answer.body, address)
+    }
+
+    async fn ask_on(stream: TcpStream, address: SocketAddr) -> Result<Self, Fault> {
+        let answer = whole(send(stream, &address.to_string(), Method::GET, "/health").await?).await?;
+        Self::read(&answer.body, address)
+    }
+
+    fn read(body: &[u8], address: SocketAddr) -> Result<Self, Fault> {
+        serde_json::from_slice(body)
             .map_err(|e| Fault::internal(format!("what {address} says of its health cannot be read: {e}")))
     }
 }
@@ -47,16 +58,44 @@ pub struct Hung {
 /// What a probe brought.
 enum Probed {
     Health(Duration, Health),
-    Refused(Fault),
+    Refused(Moment, Fault),
     /// Nothing, in all the time it had.
     Nothing,
 }
 
-async fn probe(address: SocketAddr, limit: Duration) -> Probed {
+/// Time until it is first looked whether a probe without an answer has arrived, and the longest between two looks.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LOOKS: Duration = Duration::from_millis(250);
+/// Word of probes that have arrived and that the watch has not read: more than are ever under way.
+const ARRIVALS: usize = 16;
+
+/// Sends a probe; says meanwhile when it has `arrived`.
+async fn probe(address: SocketAddr, sent: Moment, limit: Duration, arrived: mpsc::Sender<Moment>) -> Probed {
     let began = Instant::now();
-    match tokio::time::timeout(limit, Health::ask(address, Duration::MAX)).await {
+    let asked = async {
+        let stream = connect(address).await?;
+        let ends = stream.local_addr().and_then(|from| Ok((from, stream.peer_addr()?)));
+        let look = async {
+            let mut pause = FIRST_LOOK;
+            loop {
+                tokio::time::sleep(pause).await;
+                // Where the kernel does not tell, a connection has to do.
+                if ends.as_ref().map_or(true, |(from, to)| all_arrived(*from, *to).unwrap_or(true)) {
+                    // Nobody listens any more: the watch has ended.
+                    let _ = arrived.send(sent).await;
+                    return std::future::pending().await;
+                }
+                pause = (2 * pause).min(LOOKS);
+            }
+        };
+        tokio::select! {
+            health = Health::ask_on(stream, address) => health,
+            never = look => never,
+        }
+    };
+    match tokio::time::timeout(limit, asked).await {
         Ok(Ok(health)) => Probed::Health(began.elapsed(), health),
-        Ok(Err(fault)) => Probed::Refused(fault),
+        Ok(Err(fault)) => Probed::Refused(sent, fault),
         Err(_) => Probed::Nothing,
     }
 }
@@ -101,12 +140,15 @@ impl Run {
         let mut watch = Watch::new(Moment::ZERO);
         let mut acts: VecDeque<Act> = watch.step(Moment::ZERO, Fact::Tick).into();
         let mut probes = JoinSet::new();
+        let (arrived, mut arrivals) = mpsc::channel(ARRIVALS);
         let mut told = None;
         let mut marked = None;
         loop {
             while let Some(act) = acts.pop_front() {
                 match act {
-                    Act::Probe(limit) => drop(probes.spawn(probe(self.spec.contract, limit))),
+                    Act::Probe { sent, limit } => {
+                        probes.spawn(probe(self.spec.contract, sent, limit, arrived.clone()));
+                    }
                     Act::Look => {
                         let stopped = pid.and_then(Stat::of).is_some_and(Stat::is_stopped);
                         acts.extend(watch.step(began.elapsed(), Fact::Looked { stopped }));
@@ -132,14 +174,15 @@ impl Run {
                     Sign::Beat(_) => Fact::Beat,
                     Sign::Changed => Fact::Changed,
                 },
+                Some(sent) = arrivals.recv() => Fact::Arrived(sent),
                 Some(probed) = probes.join_next() => match probed {
                     Ok(Probed::Health(took, health)) => {
                         self.tell(News::Health(health)).await;
                         Fact::Answered(took)
                     }
-                    Ok(Probed::Refused(fault)) => {
+                    Ok(Probed::Refused(sent, fault)) => {
                         tracing::warn!(group = %self.spec.id, %fault, "a health probe was refused");
-                        Fact::Refused
+                        Fact::Refused(sent)
                     }
                     Ok(Probed::Nothing) => {
                         tracing::warn!(group = %self.spec.id, "a health probe got no answer");

@@ -4,6 +4,7 @@
 //! The node runs groups with it and a group's host runs engines with it, so that both say the same things about a
 //! process that ended: how, when, after how much memory, and its last log lines.
 
+mod arrived;
 mod caps;
 mod child;
 mod foreign;
@@ -13,6 +14,7 @@ mod notify;
 mod stat;
 mod usage;
 
+pub use arrived::all_arrived;
 pub use caps::{Caps, ControlGroup, ControlGroups, Enforcement};
 pub use child::{Adopt, Child, Exit, Spawn};
 pub use handles::{Handle, inherit, inherited};

@@ -2,7 +2,7 @@
 //!
 //! A process that sends heartbeats is judged by them: while they come it can only hang by leaving three probes unanswered
 //! for their whole time, so that a network that loses packets restarts nothing. One that sends none is judged by probes
-//! alone. Whoever cannot be blamed is not: a process that somebody stopped is paused, and after a time in which the node
+//! alone: soon by those that the kernel says have reached it, late by those that may be lost on the way. Whoever cannot be blamed is not: a process that somebody stopped is paused, and after a time in which the node
 //! itself did not run every wait begins anew.
 
 use std::collections::VecDeque;
@@ -46,10 +46,12 @@ pub(crate) enum Fact {
     Beat,
     /// It says that its health is not what it was.
     Changed,
+    /// The probe that was sent then has come to where the process only needs to read it.
+    Arrived(Moment),
     /// It answered a probe, after this long.
     Answered(Duration),
-    /// It refused a probe, or broke it off.
-    Refused,
+    /// It refused the probe that was sent then, or broke it off.
+    Refused(Moment),
     /// Whether it is stopped, as the kernel says now.
     Looked {
         /// By a signal or a debugger.
@@ -60,8 +62,13 @@ pub(crate) enum Fact {
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// Ask for its health, for this long at most.
-    Probe(Duration),
+    /// Ask for its health.
+    Probe {
+        /// Now, which is also the name of this probe.
+        sent: Moment,
+        /// For this long at most.
+        limit: Duration,
+    },
     /// Look whether it is stopped, now; answer with [`Fact::Looked`].
     Look,
     /// It hangs: end it.
@@ -118,6 +125,13 @@ pub(crate) enum Verdict {
     Paused,
 }
 
+/// A probe that has no answer yet.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    sent: Moment,
+    arrived: Option<Moment>,
+}
+
 /// The watch over one process.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -125,8 +139,8 @@ pub(crate) struct Watch {
     beat: Option<Moment>,
     /// When the next probe is sent.
     next: Moment,
-    /// When the probes were sent that have no answer, since the last sign of life.
-    open: VecDeque<Moment>,
+    /// Probes without an answer, since the last sign of life.
+    open: VecDeque<Open>,
     refused: bool,
     /// Whether heartbeats stay away.
     quiet: bool,
@@ -183,6 +197,7 @@ impl Watch {
             // Who is suspect is asked often anyway, and judged by how many probes wait.
             Fact::Changed if self.suspect.is_none() => self.next = self.next.min(now + SETTLING),
             Fact::Changed => {}
+            Fact::Arrived(sent) => self.has_arrived(sent, now),
             Fact::Answered(took) => {
                 self.open.clear();
                 self.refused = false;
@@ -191,7 +206,10 @@ impl Watch {
                     self.answers.pop_front();
                 }
             }
-            Fact::Refused => self.refused = true,
+            Fact::Refused(sent) => {
+                self.has_arrived(sent, sent);
+                self.refused = true;
+            }
             Fact::Looked { stopped: true } => {
                 self.stopped.get_or_insert(now);
             }
@@ -208,6 +226,12 @@ impl Watch {
         acts
     }
 
+    fn has_arrived(&mut self, sent: Moment, at: Moment) {
+        if let Some(probe) = self.open.iter_mut().find(|probe| probe.sent == sent) {
+            probe.arrived.get_or_insert(at);
+        }
+    }
+
     fn wait_for_motion(&mut self, now: Moment, fact: Fact, since: Moment, acts: &mut Vec<Act>) {
         if now >= since + PAUSE {
             acts.push(Act::Hung(Hang { since, lack: Lack::Motion }));
@@ -221,7 +245,7 @@ impl Watch {
     fn judge(&mut self, now: Moment, fact: Fact, acts: &mut Vec<Act>) {
         let quiet = self.beat.is_some_and(|beat| now >= beat + PATIENCE);
         let was_quiet = std::mem::replace(&mut self.quiet, quiet);
-        let waits = self.refused || self.open.front().is_some_and(|sent| now >= *sent + PATIENCE);
+        let waits = self.refused || self.open.front().is_some_and(|probe| now >= probe.sent + PATIENCE);
         let before = self.suspect;
         self.suspect = (self.quiet || waits).then(|| before.unwrap_or(now));
         match (before, self.suspect) {
@@ -248,8 +272,10 @@ impl Watch {
             self.probe(now, acts);
         }
         let beat = self.beat.filter(|_| !self.quiet).map(|beat| beat + PATIENCE);
-        let patience = self.open.front().filter(|_| self.suspect.is_none()).map(|sent| *sent + PATIENCE);
-        self.wake = [beat, patience].into_iter().flatten().fold(self.next, Moment::min);
+        let patience = self.open.front().filter(|_| self.suspect.is_none()).map(|probe| probe.sent + PATIENCE);
+        let judged = self.open.iter().filter_map(|probe| probe.arrived).map(|arrived| arrived + PATIENCE);
+        let judged = judged.filter(|at| self.suspect.is_some() && self.beat.is_none() && *at > now);
+        self.wake = beat.into_iter().chain(patience).chain(judged).fold(self.next, Moment::min);
     }
 
     fn probe(&mut self, now: Moment, acts: &mut Vec<Act>) {
@@ -262,8 +288,8 @@ impl Watch {
         if self.suspect.is_some() && !acts.contains(&Act::Look) {
             acts.push(Act::Look);
         }
-        acts.push(Act::Probe(limit));
-        self.open.push_back(now);
+        acts.push(Act::Probe { sent: now, limit });
+        self.open.push_back(Open { sent: now, arrived: None });
         if self.open.len() > OPEN_MOST {
             self.open.pop_front();
         }
@@ -272,11 +298,13 @@ impl Watch {
 
     /// What the process lacks so much that it hangs.
     fn lack(&self, now: Moment) -> Option<Lack> {
-        let missed = |limit: Duration, from: Moment| {
-            self.open.iter().filter(|sent| **sent >= from && now >= **sent + limit).count() >= MISSES
-        };
+        let enough = |missed: &dyn Fn(&Open) -> bool| self.open.iter().filter(|probe| missed(probe)).count() >= MISSES;
+        let missed = |limit: Duration, from: Moment| enough(&|probe| probe.sent >= from && now >= probe.sent + limit);
+        // While nothing else tells that it lives, who loses a probe counts: the process one that reached it, the network others.
+        let kept_waiting =
+            |probe: &Open| probe.arrived.is_some_and(|arrived| now >= arrived + PATIENCE) || now >= probe.sent + LIMIT;
         match (self.beat, self.quiet) {
-            (None, _) => missed(PATIENCE, Moment::ZERO).then_some(Lack::Answers),
+            (None, _) => enough(&kept_waiting).then_some(Lack::Answers),
             (Some(beat), true) => missed(QUIET_LIMIT, beat + PATIENCE).then_some(Lack::Life),
             (Some(_), false) => missed(LIMIT, Moment::ZERO).then_some(Lack::AnswersInTime),
         }

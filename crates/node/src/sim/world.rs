@@ -19,7 +19,7 @@ const HUNG_GRACE: Moment = Moment::from_millis(500);
 const STOP_GRACE: Moment = Moment::from_secs(10);
 /// Events at one moment: far more than there are things to happen.
 const AT_ONCE_MOST: u32 = 100_000;
-/// Probes in a row that a lossy network takes at most.
+/// Probes in a row that a lossy network loses or delays at most.
 const LOST_MOST: u32 = 5;
 
 /// What happens at a time.
@@ -71,7 +71,7 @@ impl Process {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kind {
     beats: bool,
-    /// Its network loses probes, or delays them where nothing else tells that it lives.
+    /// Its network loses and delays probes.
     lossy: bool,
     /// Some of its heartbeats get lost.
     skips: bool,
@@ -249,26 +249,30 @@ impl World {
         self.processes.iter().all(|process| !process.alive || (!process.hangs && process.said_ready))
     }
 
-    /// When and whether a probe that is sent now is answered.
-    fn answers(&mut self, p: usize, limit: Moment) -> Option<Moment> {
+    /// How long a probe that is sent now is on its way; none when it gets lost. What runs no more takes none.
+    fn way(&mut self, p: usize) -> Option<Moment> {
         let (process, group) = (&self.processes[p], self.processes[p].group);
-        if process.hangs || !process.alive {
+        if !process.alive {
             return None;
         }
-        let acts = process.acts(self.now);
-        let mut at = acts + seconds(&mut self.rng, 0.001..0.9);
         if self.kinds[group].lossy && self.rng.random_bool(0.3) {
-            if self.kinds[group].beats {
-                self.lost[group] += 1;
-                if self.lost[group] <= LOST_MOST {
-                    return None;
-                }
-            } else {
-                // The connection is asked for a second time, after a second.
-                at += SECOND;
+            self.lost[group] += 1;
+            if self.lost[group] <= LOST_MOST {
+                // Its connection is asked for once more, or not in time.
+                return self.rng.random_bool(0.5).then_some(SECOND);
             }
         }
         self.lost[group] = 0;
+        Some(Moment::from_millis(1))
+    }
+
+    /// When and whether a probe that is sent now, and so long on its way, is answered.
+    fn answers(&mut self, p: usize, way: Moment, limit: Moment) -> Option<Moment> {
+        let process = &self.processes[p];
+        if process.hangs {
+            return None;
+        }
+        let at = process.acts(self.now + way) + seconds(&mut self.rng, 0.001..0.9);
         (at <= self.now + limit).then_some(at)
     }
 
@@ -428,8 +432,10 @@ impl World {
             let mut acts: VecDeque<Act> = watch.step(clock, fact).into();
             while let Some(act) = acts.pop_front() {
                 match act {
-                    Act::Probe(limit) => {
-                        if let Some(at) = self.answers(p, limit) {
+                    Act::Probe { sent, limit } => {
+                        let Some(way) = self.way(p) else { continue };
+                        self.plan_news(self.now + way, News::Learns(p, Fact::Arrived(sent)));
+                        if let Some(at) = self.answers(p, way, limit) {
                             self.plan_news(at, News::Learns(p, Fact::Answered(at - self.now)));
                         }
                     }
