@@ -1,6 +1,6 @@
 //! The directory: finds who serves an RPC and calls it, in this process or over the network, the same way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -42,8 +42,6 @@ struct Shared {
     breakers: Mutex<HashMap<(AgentId, &'static str), Breaker>>,
     budget: Mutex<RetryBudget>,
     returning: Mutex<Returning>,
-    /// Groups of this process that end: nobody of them waits for others any more.
-    ending: watch::Sender<BTreeSet<GroupId>>,
 }
 
 /// Calls other agents. Cheap to clone.
@@ -117,7 +115,6 @@ impl Peers {
             breakers: Mutex::default(),
             budget: Mutex::default(),
             returning: Mutex::default(),
-            ending: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared), me }
     }
@@ -146,35 +143,23 @@ impl Peers {
         }
     }
 
-    /// A group of this process ends, or begins again. None of its calls waits for a group that is on its way back while it
-    /// ends.
+    /// A group of this process ends, or begins again. While it ends its calls wait only a moment longer for groups that are
+    /// on their way back.
     pub fn set_ending(&self, group: &GroupId, ends: bool) {
-        self.shared.ending.send_modify(|ending| {
-            if ends {
-                ending.insert(group.clone());
-            } else {
-                ending.remove(group);
-            }
-        });
+        let mut returning = lock(&self.shared.returning);
+        if ends { returning.ends(group, Instant::now()) } else { returning.begins(group) }
     }
 
     /// Whether a call that failed in this way is sent again after a moment, because its provider's group is on its way back.
     /// Waits for that moment.
     async fn awaits(&self, provider: &Provider, fault: &Fault, deadline: Option<Instant>) -> bool {
-        let now = Instant::now();
-        let group = provider.agent.group_id();
-        let mut ending = self.shared.ending.subscribe();
-        let own = self.me.group_id();
-        if ending.borrow_and_update().contains(&own)
-            || deadline.is_some_and(|deadline| now + LOOK >= deadline)
-            || !lock(&self.shared.returning).is_awaited(&group, fault, now)
-        {
-            return false;
+        let (now, own, group) = (Instant::now(), self.me.group_id(), provider.agent.group_id());
+        let awaited = deadline.is_none_or(|deadline| now + LOOK < deadline)
+            && lock(&self.shared.returning).is_awaited(&own, &group, fault, now);
+        if awaited {
+            tokio::time::sleep(LOOK).await;
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => true,
-            _ = ending.wait_for(|ending| ending.contains(&own)) => false,
-        }
+        awaited
     }
 
     /// A call to this provider went well, so its group is there.

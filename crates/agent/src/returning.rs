@@ -15,7 +15,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Who speaks for a group.
 const HOST: &str = "Host";
 
-/// How long a group that ended without a word is waited for, counted from the first call that found nobody.
+/// How long a group that ended without a word is waited for, counted from the first call that found nobody; and how long
+/// a group that ends itself goes on waiting for any other, which may end for good as it does.
 const MOMENT: Duration = Duration::from_secs(3);
 
 /// Time between two tries.
@@ -27,6 +28,8 @@ pub(crate) struct Returning {
     since: HashMap<GroupId, Instant>,
     /// Since when nobody takes calls, without a word before.
     silent: HashMap<GroupId, Instant>,
+    /// Since when groups of this process end.
+    ending: HashMap<GroupId, Instant>,
 }
 
 impl Returning {
@@ -45,9 +48,21 @@ impl Returning {
         self.silent.remove(group);
     }
 
-    /// Whether a call that failed in this way waits for its provider's group instead.
-    pub(crate) fn is_awaited(&mut self, group: &GroupId, fault: &Fault, now: Instant) -> bool {
-        if fault.code != Code::Unavailable {
+    /// A group of this process ends.
+    pub(crate) fn ends(&mut self, own: &GroupId, now: Instant) {
+        self.ending.entry(own.clone()).or_insert(now);
+    }
+
+    /// A group of this process begins, again or for the first time.
+    pub(crate) fn begins(&mut self, own: &GroupId) {
+        self.ending.remove(own);
+    }
+
+    /// Whether a call of group `own` that failed in this way waits for its provider's group instead.
+    pub(crate) fn is_awaited(&mut self, own: &GroupId, group: &GroupId, fault: &Fault, now: Instant) -> bool {
+        // Not for itself, and for others only a moment.
+        let is_over = |since: &Instant| own == group || now.saturating_duration_since(*since) >= MOMENT;
+        if fault.code != Code::Unavailable || self.ending.get(own).is_some_and(is_over) {
             return false;
         }
         if fault.reason == reason::DRAINING {
@@ -83,34 +98,55 @@ mod tests {
         "solo/talk".parse().unwrap()
     }
 
+    fn own() -> GroupId {
+        "solo/door".parse().unwrap()
+    }
+
+    #[test]
+    fn a_group_that_ends_waits_a_moment_longer_for_others_and_not_for_itself() {
+        let (mut returning, begin) = (Returning::default(), Instant::now());
+        let at = |s: u64| begin + Duration::from_secs(s);
+        let draining = Fault::unavailable(reason::DRAINING, "");
+        returning.ends(&own(), at(1));
+        assert!(returning.is_awaited(&own(), &group(), &draining, at(3)));
+        assert!(!returning.is_awaited(&own(), &group(), &draining, at(4)));
+        assert!(!returning.is_awaited(&own(), &own(), &draining, at(3)));
+        assert!(returning.is_awaited(&"solo/other".parse().unwrap(), &own(), &draining, at(3)));
+        returning.begins(&own());
+        assert!(returning.is_awaited(&own(), &group(), &draining, at(4)));
+    }
+
     #[test]
     fn only_a_group_that_said_it_leaves_is_waited_for() {
         let (mut returning, begin) = (Returning::default(), Instant::now());
         let at = |s: u64| begin + Duration::from_secs(s);
         let (draining, away) =
             (Fault::unavailable(reason::DRAINING, ""), Fault::unavailable(reason::PEER_AWAY, "nobody listens"));
-        assert!(!returning.is_awaited(&group(), &away, at(0)), "a crash is no leave-taking");
+        assert!(!returning.is_awaited(&own(), &group(), &away, at(0)), "a crash is no leave-taking");
         let unsent = Fault::unavailable(reason::PEER_AWAY, "nobody took the request: Connection refused");
-        assert!(returning.is_awaited(&group(), &unsent, at(0)), "what nobody has seen may be sent again");
-        assert!(returning.is_awaited(&group(), &unsent, at(2)));
-        assert!(!returning.is_awaited(&group(), &unsent, at(3)), "a moment only");
+        assert!(returning.is_awaited(&own(), &group(), &unsent, at(0)), "what nobody has seen may be sent again");
+        assert!(returning.is_awaited(&own(), &group(), &unsent, at(2)));
+        assert!(!returning.is_awaited(&own(), &group(), &unsent, at(3)), "a moment only");
         returning.is_back(&group());
-        assert!(returning.is_awaited(&group(), &draining, at(0)));
-        assert!(returning.is_awaited(&group(), &away, at(20)));
-        assert!(!returning.is_awaited(&"solo/other".parse().unwrap(), &away, at(20)));
+        assert!(returning.is_awaited(&own(), &group(), &draining, at(0)));
+        assert!(returning.is_awaited(&own(), &group(), &away, at(20)));
+        assert!(!returning.is_awaited(&own(), &"solo/other".parse().unwrap(), &away, at(20)));
         let said = Fault { agent: Some("solo/talk/Talker".parse().unwrap()), ..away.clone() };
-        assert!(!returning.is_awaited(&group(), &said, at(20)), "whoever speaks is there");
+        assert!(!returning.is_awaited(&own(), &group(), &said, at(20)), "whoever speaks is there");
         let starting = Fault { agent: Some("solo/talk/Host".parse().unwrap()), ..away.clone() };
-        assert!(returning.is_awaited(&group(), &starting, at(20)));
+        assert!(returning.is_awaited(&own(), &group(), &starting, at(20)));
         let soon = starting.clone().retry_after(Duration::from_millis(500));
         let other = "solo/other".parse().unwrap();
-        assert!(returning.is_awaited(&other, &soon, at(20)), "it is on its way up");
-        assert!(!returning.is_awaited(&other, &starting, at(20)), "it is not");
+        assert!(returning.is_awaited(&own(), &other, &soon, at(20)), "it is on its way up");
+        assert!(!returning.is_awaited(&own(), &other, &starting, at(20)), "it is not");
         let late = Fault::new(Code::DeadlineExceeded, reason::TIME_UP, "");
-        assert!(!returning.is_awaited(&group(), &late, at(20)), "what was begun is not sent again");
-        assert!(!returning.is_awaited(&group(), &away, at(30)), "not for ever");
-        assert!(!returning.is_awaited(&group(), &draining, at(31)), "one that goes on saying so does not come back");
-        assert!(returning.is_awaited(&group(), &draining, at(90)), "another time");
+        assert!(!returning.is_awaited(&own(), &group(), &late, at(20)), "what was begun is not sent again");
+        assert!(!returning.is_awaited(&own(), &group(), &away, at(30)), "not for ever");
+        assert!(
+            !returning.is_awaited(&own(), &group(), &draining, at(31)),
+            "one that goes on saying so does not come back"
+        );
+        assert!(returning.is_awaited(&own(), &group(), &draining, at(90)), "another time");
     }
 
     #[test]
@@ -119,11 +155,11 @@ mod tests {
         let away = Fault::unavailable(reason::PEER_AWAY, "nobody listens");
         returning.heard(&group(), State::Draining, now);
         returning.heard(&group(), State::Stopped, now);
-        assert!(returning.is_awaited(&group(), &away, now));
+        assert!(returning.is_awaited(&own(), &group(), &away, now));
         returning.heard(&group(), State::Ready, now);
-        assert!(!returning.is_awaited(&group(), &away, now));
+        assert!(!returning.is_awaited(&own(), &group(), &away, now));
         returning.heard(&group(), State::Draining, now);
         returning.is_back(&group());
-        assert!(!returning.is_awaited(&group(), &away, now));
+        assert!(!returning.is_awaited(&own(), &group(), &away, now));
     }
 }
