@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body as AxumBody;
-use axum::serve::ListenerExt as _;
+use axum::serve::Listener;
 use http::Request;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use tandem_contract::{LocalService, Remote, SecureListener, Trust, members_only};
 use tandem_types::{Code, Fault, reason};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -19,6 +23,9 @@ use crate::{Shared, ops};
 
 /// Wait before the next try to listen for other nodes.
 const MEMBERS_RETRY: Duration = Duration::from_secs(5);
+
+/// A connection without a request yet gets this long for its first when the group ends.
+const FIRST_LIMIT: Duration = Duration::from_millis(250);
 
 /// `http://127.0.0.1:8200` as an address to bind.
 pub(crate) fn address(endpoint: &str) -> Result<SocketAddr, Fault> {
@@ -135,14 +142,65 @@ async fn serve_securely(listener: SecureListener, routes: Router, until: Cancell
 
 /// Serves until the group ends, then lets open connections finish.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, until: CancellationToken) {
-    // An answer goes out token by token; small pieces must not wait for the acknowledgement of the ones before.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection sends its pieces late");
+    let mut connections = JoinSet::new();
+    let mut listener = listener;
+    loop {
+        tokio::select! {
+            (stream, _) = Listener::accept(&mut listener) => {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(connection(stream, routes.clone(), until.clone()));
+            }
+            () = until.cancelled() => break,
         }
+    }
+    // Whoever has connected may have asked already, and would not know whether that was begun.
+    for stream in waiting(listener) {
+        connections.spawn(connection(stream, routes.clone(), until.clone()));
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Connections that nobody has taken yet; the port is closed.
+fn waiting(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    // Not blocking, so it ends when there is none.
+    std::iter::from_fn(|| TcpStream::from_std(nonblocking(listener.accept().ok()?.0)?).ok()).collect()
+}
+
+fn nonblocking(stream: std::net::TcpStream) -> Option<std::net::TcpStream> {
+    stream.set_nonblocking(true).ok()?;
+    Some(stream)
+}
+
+async fn connection(stream: TcpStream, routes: Router, until: CancellationToken) {
+    // An answer goes out token by token; small pieces must not wait for the acknowledgement of the ones before.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection sends its pieces late");
+    }
+    let asked = CancellationToken::new();
+    let first = asked.clone();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        first.cancel();
+        routes.clone().oneshot(request.map(AxumBody::new))
     });
-    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { until.cancelled().await }).await;
-    if let Err(e) = served {
-        tracing::error!(error = %e, "a port stopped serving");
+    let builder = Builder::new(TokioExecutor::new());
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = until.cancelled() => {
+            // Who has just connected is about to ask, and gets an answer.
+            tokio::select! {
+                served = connection.as_mut() => served,
+                _ = tokio::time::timeout(FIRST_LIMIT, asked.cancelled()) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+    };
+    if let Err(error) = served {
+        // Whoever left knows it.
+        tracing::debug!(error, "a connection ended early");
     }
 }

@@ -293,6 +293,20 @@ async fn a_drain_lets_calls_finish_and_refuses_new_ones() {
 }
 
 #[tokio::test]
+async fn whoever_has_just_connected_to_a_group_that_ends_is_answered() {
+    let toy = toys(&[("Echo", true)]).await;
+    let at = toy.fleet.groups[0].endpoint.trim_start_matches("http://").to_owned();
+    let socket = tokio::net::TcpStream::connect(&at).await.unwrap();
+    let ends = tokio::spawn(toy.host.close(Duration::ZERO));
+    while tokio::net::TcpStream::connect(&at).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let (status, _) = send_on(socket, "GET /livez HTTP/1.0\r\nhost: x\r\n\r\n".into()).await;
+    assert_eq!(status, 200);
+    assert_eq!(ends.await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_group_registers_soon_after_a_long_absence_of_the_registry() {
     let directory = group("solo/directory", &[("Registry", true)]);
     let toy = toys_among(vec![group("solo/toys", &[("Echo", true)]), directory]).await;
@@ -383,8 +397,11 @@ async fn post(base: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
 
 /// HTTP/1.0 knows no chunks: the answer is what comes until the connection ends.
 async fn send(base: &str, request: String) -> (u16, String) {
+    send_on(tokio::net::TcpStream::connect(base.trim_start_matches("http://")).await.unwrap(), request).await
+}
+
+async fn send_on(mut socket: tokio::net::TcpStream, request: String) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut socket = tokio::net::TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).await.unwrap();
