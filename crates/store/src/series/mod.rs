@@ -1,5 +1,6 @@
 //! Measurements over time: raw for a while, then as means, and what happened beside them.
 
+mod copy;
 mod resample;
 mod sqlite;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use tandem_types::{Fault, Timestamp};
 
 use crate::paging::{Page, Paged};
 
+pub use copy::SeriesCopy;
 pub(crate) use sqlite::SCHEMA;
 pub use sqlite::SqliteSeries;
 
@@ -60,6 +62,9 @@ impl Policy {
         series_per_owner: 2_000,
         events: Duration::from_hours(90 * DAY),
     };
+
+    /// What a hub keeps of another node's: raw samples for 24 hours, means as that node does.
+    pub const COPY: Self = Self { raw: RawKept::For(Duration::from_hours(DAY)), ..Self::TELEMETRY };
 
     /// A resource manager's: raw samples for 24 hours, and nothing that is older.
     pub const RESOURCES: Self = Self {
@@ -152,6 +157,15 @@ pub struct Series {
     pub points: Vec<Point>,
 }
 
+/// Raw samples of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raw {
+    /// Of what.
+    pub key: SeriesKey,
+    /// When and how much, oldest first.
+    pub samples: Vec<(Timestamp, f64)>,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
@@ -203,6 +217,10 @@ pub trait SeriesStore: Send + Sync {
     /// # Errors
     /// `not_found` when none does; `resource_exhausted` when the answer had over 100,000 points.
     async fn query(&self, query: Query) -> Result<Vec<Series>, Fault>;
+
+    /// The raw samples after `after`, as far as `span` from the first of them on; with the time of the last one, none when
+    /// there are no more. Batches are told whole, so asking again after that time misses none.
+    async fn raw_after(&self, after: Timestamp, span: Duration) -> Result<Option<(Timestamp, Vec<Raw>)>, Fault>;
 
     /// How many series each owner has.
     async fn counts(&self) -> Result<BTreeMap<String, u64>, Fault>;

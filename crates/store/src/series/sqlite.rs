@@ -9,7 +9,8 @@ use tandem_types::{Code, Fault, Timestamp, reason};
 
 use super::resample::{floor, micros, resample};
 use super::{
-    Appended, Happening, HappeningFilter, Point, Policy, Pruned, Query, RawKept, Sample, Series, SeriesKey, SeriesStore,
+    Appended, Happening, HappeningFilter, Point, Policy, Pruned, Query, Raw, RawKept, Sample, Series, SeriesKey,
+    SeriesStore,
 };
 use crate::db::{Db, Error, json_column};
 use crate::paging::{Page, Paged};
@@ -52,7 +53,7 @@ CREATE TABLE happenings(
 CREATE INDEX happenings_by_time ON happenings(at);";
 
 /// Samples that come this late still count in their means.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// Most points of an answer.
 const MAX_POINTS: usize = 100_000;
 
@@ -88,6 +89,10 @@ impl SeriesStore for SqliteSeries {
     async fn query(&self, query: Query) -> Result<Vec<Series>, Fault> {
         let policy = self.policy;
         self.db.read(move |tx| select(tx, &policy, &query)).await
+    }
+
+    async fn raw_after(&self, after: Timestamp, span: Duration) -> Result<Option<(Timestamp, Vec<Raw>)>, Fault> {
+        self.db.read(move |tx| raw_after(tx, after, span)).await
     }
 
     async fn counts(&self) -> Result<BTreeMap<String, u64>, Fault> {
@@ -145,7 +150,7 @@ impl SeriesStore for SqliteSeries {
 }
 
 /// Keeps the samples; with what became of them, the series that were touched.
-fn insert(tx: &Transaction<'_>, policy: &Policy, samples: &[Sample]) -> Result<(Appended, Vec<i64>), Error> {
+pub(super) fn insert(tx: &Transaction<'_>, policy: &Policy, samples: &[Sample]) -> Result<(Appended, Vec<i64>), Error> {
     let (mut appended, mut touched) = (Appended::default(), Vec::new());
     let mut add = tx.prepare_cached("INSERT OR REPLACE INTO samples VALUES (?1, ?2, ?3)")?;
     for sample in samples {
@@ -187,7 +192,7 @@ fn series_id(tx: &Transaction<'_>, policy: &Policy, key: &SeriesKey) -> Result<O
 }
 
 /// Makes the means of every step that is over: of the finest from samples, of each wider one from the one before.
-fn roll(tx: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), Error> {
+pub(super) fn roll(tx: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), Error> {
     let now = (now - GRACE).micros();
     let mut source = RAW.to_owned();
     for means in policy.means {
@@ -295,6 +300,33 @@ fn level(tx: &Transaction<'_>, policy: &Policy, series: i64, query: &Query) -> R
         (level, begins) = (level + 1, wider);
     }
     Ok(level)
+}
+
+fn raw_after(tx: &Transaction<'_>, after: Timestamp, span: Duration) -> Result<Option<(Timestamp, Vec<Raw>)>, Error> {
+    let first: Option<i64> = tx
+        .prepare_cached("SELECT min((SELECT min(at) FROM samples WHERE series = s.id AND at > ?1)) FROM series s")?
+        .query_row([after.micros()], |row| row.get(0))?;
+    let Some(first) = first else { return Ok(None) };
+    let to = first.saturating_add(micros(span));
+    let mut of = tx.prepare_cached(
+        "SELECT at, value FROM samples WHERE series = ?1 AND at >= ?2 AND (at = ?2 OR at < ?3) ORDER BY at",
+    )?;
+    let mut named = tx.prepare_cached("SELECT id, owner, name, labels FROM series")?;
+    let named = named.query_map([], |row| {
+        let key = SeriesKey { owner: row.get("owner")?, name: row.get("name")?, labels: json_column(row, "labels")? };
+        Ok((row.get::<_, i64>("id")?, key))
+    })?;
+    let (mut last, mut all) = (first, Vec::new());
+    for line in named {
+        let (id, key) = line?;
+        let samples = of.query_map([id, first, to], |row| Ok((Timestamp(row.get(0)?), row.get(1)?)))?;
+        let samples: Vec<(Timestamp, f64)> = samples.collect::<Result<_, _>>()?;
+        if let Some((at, _)) = samples.last() {
+            last = last.max(at.micros());
+            all.push(Raw { key, samples });
+        }
+    }
+    Ok(Some((Timestamp(last), all)))
 }
 
 /// The first time a level knows of; level 0 is raw.

@@ -8,6 +8,7 @@ mod alerts;
 mod errors;
 mod http;
 mod logic;
+mod past;
 mod reaching;
 mod scraping;
 mod serve;
@@ -64,6 +65,7 @@ pub const DEF: AgentDef = AgentDef {
         telemetry::ACK_ALERT.facts(),
         telemetry::SYNC_DELTA.facts(),
         telemetry::SYNC_DIGEST.facts(),
+        telemetry::SYNC_SERIES.facts(),
     ],
     // On a node without these two the fleet file says `needs = []`: the hub then knows its agents from the plan and from
     // their hosts alone.
@@ -194,10 +196,12 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let sync_every = ms(hub.settings.sync_ms);
     let (scraping, syncing, calming, pruning) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
     let (rolling, showing, asking, delivering) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
+    let taking = hub.clone();
     let waiting = hub.outside.wake.clone();
     Ok(Started::serve(service(&hub))
         .reconcile("scrape", scrape_every, move || scraping.clone().scrape())
         .reconcile("sync", sync_every, move || syncing.clone().sync())
+        .reconcile("past", sync_every, move || taking.clone().take_past())
         .reconcile("calm", CALM, move || calming.clone().calm())
         .reconcile("node", reaching::LOOK, move || asking.clone().ask_node())
         .reconcile("retention", RETENTION, move || pruning.clone().prune())
@@ -218,6 +222,7 @@ fn service(hub: &Arc<Hub>) -> Service {
         .unary(telemetry::ACK_ALERT, bind(hub, Hub::ack_alert))
         .unary(telemetry::SYNC_DELTA, bind(hub, Hub::sync_delta))
         .unary(telemetry::SYNC_DIGEST, bind(hub, Hub::sync_digest))
+        .unary(telemetry::SYNC_SERIES, bind(hub, Hub::sync_series))
 }
 
 impl Hub {
@@ -233,7 +238,7 @@ impl Hub {
         let own = planned.iter().filter(|group| group.id.node == me && group.built());
         let watched = own.map(|group| (group.id.clone(), Arc::new(Watched::new(ctx, &group.id, rules, now)))).collect();
         Ok(Arc::new(Self {
-            peers: sync::peers(ctx, &settings)?,
+            peers: sync::peers(ctx, &settings).await?,
             picture: Mutex::new(Picture::new(me.clone(), planned, ms(settings.peer_silent_ms))),
             changes: broadcast::channel(settings.watch_buffer.max(1)).0,
             floods: Mutex::default(),
@@ -300,6 +305,6 @@ impl Hub {
         self.store.errors.prune(now).await?;
         self.store.alerts.prune(now).await?;
         self.forget_addresses().await?;
-        Ok(())
+        self.prune_past(now).await
     }
 }

@@ -75,24 +75,23 @@ impl Hub {
         request: pb::QuerySeriesRequest,
     ) -> Result<pb::QuerySeriesResponse, Fault> {
         let node = request.labels.get(GROUP_LABEL).and_then(|group| group.parse::<GroupId>().ok()).map(|id| id.node);
-        if let Some(node) = node.filter(|node| *node != self.me && self.has_peer(node)) {
-            // Each hub keeps the past of its own node.
-            return self.series_at(&node, request, &call).await;
-        }
         let to = if request.to_us == 0 { self.now() + Duration::from_micros(1) } else { Timestamp(request.to_us) };
         let mut fields = Fields::default();
         fields.require(!request.name.is_empty(), "name", "is missing");
         fields.require(request.from_us < to.micros(), "from_us", "is not before to_us");
         fields.all(Some(()))?;
-        let mut labels: std::collections::BTreeMap<String, String> = request.labels.into_iter().collect();
+        let mut labels: std::collections::BTreeMap<String, String> = request.labels.clone().into_iter().collect();
         let query = Query {
-            name: request.name,
+            name: request.name.clone(),
             owner: labels.remove(GROUP_LABEL),
             labels,
             from: Timestamp(request.from_us),
             to,
             step: Duration::from_millis(request.step_ms.into()),
         };
+        if let Some(node) = node.filter(|node| *node != self.me && self.has_peer(node)) {
+            return self.past_of(&node, request, query, &call).await;
+        }
         let series = self.store.series.query(query).await?.into_iter().map(wire::series).collect();
         Ok(pb::QuerySeriesResponse { series, ..Default::default() })
     }

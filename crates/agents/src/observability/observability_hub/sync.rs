@@ -7,37 +7,42 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use metrics::{counter, gauge};
 use serde_json::json;
-use tandem_agent::Ctx;
+use tandem_agent::{Ctx, FleetAgent, FleetGroup};
 use tandem_contract::pb::tandem::telemetry::v1 as pb;
 use tandem_contract::rpc::telemetry;
 use tandem_contract::{Call, Client};
 use tandem_store::alerts::{Alert, AlertStore as _};
 use tandem_store::errors::Severity;
 use tandem_store::paging::Page;
-use tandem_store::series::{Happening, HappeningFilter, SeriesStore as _};
+use tandem_store::series::{Happening, HappeningFilter, SeriesCopy, SeriesStore as _};
 use tandem_types::{AgentName, Fault, GroupId, NodeName, Timestamp};
 
 use super::logic::picture::{CLOCKS_EQUAL, Group};
 use super::logic::rolled_up::MetricsPage;
 use super::{DEF, Hub, Settings, lock, ms, wire};
 use crate::fields::Fields;
+use crate::opening::open;
 
 /// The hub of another node.
 pub(super) struct PeerHub {
-    node: NodeName,
+    pub(super) node: NodeName,
     group: GroupId,
-    at: Client,
-    hub: AgentName,
-    state: Mutex<Contact>,
+    pub(super) at: Client,
+    pub(super) hub: AgentName,
+    pub(super) state: Mutex<Contact>,
+    /// What that node measured.
+    pub(super) past: SeriesCopy,
 }
 
 #[derive(Default)]
-struct Contact {
+pub(super) struct Contact {
     /// When it last answered or called.
     heard: Option<Timestamp>,
     compared: Option<Timestamp>,
     /// When its metrics were asked for last.
     measured: Option<Timestamp>,
+    /// When it had no more samples than were taken over.
+    pub(super) taken: Option<Timestamp>,
     /// The versions of our groups that it has.
     has: BTreeMap<GroupId, u64>,
 }
@@ -45,27 +50,34 @@ struct Contact {
 /// Kind under which what other hubs said is kept over a restart.
 const ENTRY: &str = "peer.entry";
 /// How long changes are kept for a hub that is away, and how many it gets at once.
-const UNSENT: Duration = Duration::from_hours(24);
+pub(super) const UNSENT: Duration = Duration::from_hours(24);
 const MOST_ALERTS: u32 = 500;
 /// How long another hub may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The hubs of the other nodes in the plan.
-pub(super) fn peers(ctx: &Ctx, settings: &Settings) -> Result<Vec<PeerHub>, Fault> {
+pub(super) async fn peers(ctx: &Ctx, settings: &Settings) -> Result<Vec<PeerHub>, Fault> {
     let mut found = Vec::new();
-    for (group, agent) in ctx.fleet().agents() {
-        if agent.name.as_str() != DEF.name || !agent.built || group.id.node == ctx.id().node {
-            continue;
-        }
-        let elsewhere = group.id.node.as_str() == "mainpc" && !settings.mainpc_hub_endpoint.is_empty();
+    for (group, hub) in planned(ctx) {
+        let node = group.node.clone();
+        let elsewhere = node.as_str() == "mainpc" && !settings.mainpc_hub_endpoint.is_empty();
         let at = match elsewhere {
             true => ctx.peers().at(&settings.mainpc_hub_endpoint)?,
-            false => ctx.peers().group(&group.id)?,
+            false => ctx.peers().group(&group)?,
         };
-        let (node, group, hub) = (group.id.node.clone(), group.id.clone(), agent.name.clone());
-        found.push(PeerHub { node, group, at, hub, state: Mutex::default() });
+        let path = ctx.data_file(&format!("telemetry.{node}.db"));
+        let past = open(move || SeriesCopy::open(path)).await?;
+        found.push(PeerHub { node, group, at, hub, state: Mutex::default(), past });
     }
     Ok(found)
+}
+
+fn planned(ctx: &Ctx) -> Vec<(GroupId, AgentName)> {
+    let is_hub = |group: &FleetGroup, agent: &FleetAgent| {
+        agent.name.as_str() == DEF.name && agent.built && group.id.node != ctx.id().node
+    };
+    let agents = ctx.fleet().agents().filter(|(group, agent)| is_hub(group, agent));
+    agents.map(|(group, agent)| (group.id.clone(), agent.name.clone())).collect()
 }
 
 impl Hub {
@@ -161,7 +173,7 @@ impl Hub {
         self.peers.iter().any(|peer| peer.node == *node)
     }
 
-    fn peer(&self, node: &NodeName) -> Result<&PeerHub, Fault> {
+    pub(super) fn peer(&self, node: &NodeName) -> Result<&PeerHub, Fault> {
         let peer = self.peers.iter().find(|peer| peer.node == *node);
         peer.ok_or_else(|| Fault::not_found(format!("the plan has no hub on {node}")))
     }
@@ -171,18 +183,6 @@ impl Hub {
         let peer = self.peer(node)?;
         let call = call.next(self.ctx.id()).to(peer.hub.clone());
         peer.at.unary(telemetry::ACK_ALERT, request, &call).await.map(drop)
-    }
-
-    /// Asks the hub of another node for the past of that node's series.
-    pub(super) async fn series_at(
-        &self,
-        node: &NodeName,
-        request: pb::QuerySeriesRequest,
-        call: &Call,
-    ) -> Result<pb::QuerySeriesResponse, Fault> {
-        let peer = self.peer(node)?;
-        let call = call.next(self.ctx.id()).to(peer.hub.clone());
-        peer.at.unary(telemetry::QUERY_SERIES, request, &call).await
     }
 
     async fn compare(&self, peer: &PeerHub, call: Call) {

@@ -21,6 +21,7 @@ use super::DEF;
 
 mod errors_and_peers;
 mod metrics;
+mod past;
 mod webhooks;
 
 const GROUP: &str = "solo/memory_stack";
