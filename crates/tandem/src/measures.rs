@@ -45,6 +45,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Histogram, "tandem_first_segment_seconds", "Time from the first piece of an answer to its first segment."),
     (Histogram, "tandem_forecast_lead_seconds", "Time from the warning of a failure to the failure."),
     (Gauge, "tandem_group_up", "1 when the last probe of a group was answered, else 0."),
+    (Histogram, "tandem_heartbeat_late_seconds", "How late a group's heartbeats came."),
     (Histogram, "tandem_http_request_seconds", "Time of a request at the door."),
     (Counter, "tandem_http_requests_total", "Requests at the door, by route and status."),
     (Gauge, "tandem_limit_enforced", "1 for a limit of a group (memory, CPU, tasks) that its kernel was seen to keep, else 0."),

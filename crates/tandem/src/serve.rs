@@ -21,6 +21,7 @@ use tandem_process::{ControlGroup, Enforcement, Heart, hand_over, inherited, not
 use tandem_telemetry::Exporter;
 use tandem_types::{Fault, GroupId, Health, NodeName, reason};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::cli::ServeArgs;
 use crate::fleet::Source;
@@ -201,14 +202,17 @@ async fn live(host: &GroupHost) {
         }
     };
     let mut changes = host.changes();
+    let mut due = Instant::now();
     loop {
         host.answers().await;
         changes.borrow_and_update();
         heart.beat_marked(&mark(&host.health()));
+        metrics::histogram!("tandem_heartbeat_late_seconds").record(due.elapsed());
+        due = Instant::now() + HEARTBEAT;
         tokio::time::sleep(LEAST_HEARTBEAT).await;
         tokio::select! {
-            Ok(()) = changes.changed() => {}
-            () = tokio::time::sleep(HEARTBEAT - LEAST_HEARTBEAT) => {}
+            Ok(()) = changes.changed() => due = Instant::now(),
+            () = tokio::time::sleep_until(due) => {}
         }
     }
 }

@@ -23,8 +23,8 @@ const OWN_FAULTS: [&str; 4] = ["internal", "unavailable", "deadline_exceeded", "
 const SERIES: [&str; 7] = [
     "tandem_rpc_p95_seconds",
     "tandem_rpc_requests_total",
-    "tandem_probe_seconds_sum",
-    "tandem_probe_seconds_count",
+    "tandem_heartbeat_late_seconds_sum",
+    "tandem_heartbeat_late_seconds_count",
     "tandem_queue_depth",
     "process_resident_memory_bytes",
     "tandem_agent_restarts_total",
@@ -142,23 +142,21 @@ impl Monitor {
                 let id = &id;
                 move |one: &Latest| one.name == name && one.label("agent") == id
             };
-            let probed = |name: &'static str| {
+            let of_group = |name: &'static str| {
                 let group = &group;
-                // The hub counts its probes itself, by the group that was probed.
-                move |one: &Latest| one.name == name && one.label("exported_group") == group
+                move |one: &Latest| one.name == name && one.label("group") == group
             };
             let calls = own("tandem_rpc_requests_total");
             let all = growth(&calls).filter(|all| *all > 0.0);
             let bad = growth(&|one| calls(one) && OWN_FAULTS.contains(&one.label("code")));
-            let (took, probes) =
-                (growth(&probed("tandem_probe_seconds_sum")), growth(&probed("tandem_probe_seconds_count")));
-            let memory = |one: &Latest| one.name == "process_resident_memory_bytes" && one.label("group") == group;
+            let late = growth(&of_group("tandem_heartbeat_late_seconds_sum"));
+            let beats = growth(&of_group("tandem_heartbeat_late_seconds_count")).filter(|n| *n > 0.0);
             let figures = [
                 (Signal::Latency, value(&own("tandem_rpc_p95_seconds"))),
                 (Signal::Errors, all.map(|all| bad.unwrap_or(0.0) / all)),
-                (Signal::Probes, took.zip(probes).filter(|(_, n)| *n > 0.0).map(|(took, n)| took / n)),
+                (Signal::Heartbeats, late.zip(beats).map(|(late, beats)| late / beats)),
                 (Signal::Queue, value(&own("tandem_queue_depth"))),
-                (Signal::Memory, value(&memory)),
+                (Signal::Memory, value(&of_group("process_resident_memory_bytes"))),
                 (Signal::Restarts, growth(&own("tandem_agent_restarts_total"))),
             ];
             let known = figures.into_iter().filter_map(|(signal, value)| Some((signal, value?)));

@@ -12,8 +12,9 @@ pub(crate) enum Signal {
     Latency,
     /// Share of its calls that failed by its doing.
     Errors,
-    /// How long its group took to answer probes, seconds.
-    Probes,
+    /// How late the heartbeats of its group came, seconds.
+    #[serde(alias = "probes")]
+    Heartbeats,
     /// Calls that wait or run.
     Queue,
     /// Memory of its group's process, bytes.
@@ -28,7 +29,7 @@ impl Signal {
     pub(crate) fn measure(self, value: f64) -> f64 {
         match self {
             Self::Latency => (value.max(0.0) + 0.02).ln(),
-            Self::Probes => (value.max(0.0) + 0.05).ln(),
+            Self::Heartbeats => (value.max(0.0) + 0.05).ln(),
             Self::Errors | Self::Queue | Self::Memory | Self::Restarts => value,
         }
     }
@@ -36,7 +37,7 @@ impl Signal {
     /// The least spread of what is judged: a difference that is not worth a word. `limit` is what memory is compared with.
     pub(crate) fn floor(self, limit: Option<f64>) -> f64 {
         match self {
-            Self::Latency | Self::Probes => 0.2,
+            Self::Latency | Self::Heartbeats => 0.2,
             Self::Errors => 0.02,
             Self::Queue => 1.0,
             Self::Memory => limit.map_or(64e6, |limit| 0.05 * limit),
@@ -49,7 +50,7 @@ impl Signal {
         match self {
             Self::Latency => format!("95 % of its calls take up to {:.0} ms", value * 1e3),
             Self::Errors => format!("{:.0} % of its calls fail", value * 100.0),
-            Self::Probes => format!("its group takes {:.0} ms to answer a probe", value * 1e3),
+            Self::Heartbeats => format!("the heartbeats of its group come {:.0} ms late", value * 1e3),
             Self::Queue => format!("{value:.0} calls wait or run"),
             Self::Memory => format!("its group's process uses {:.0} MiB", value / 1_048_576.0),
             Self::Restarts => format!("it was started again {value:.0} times within a minute"),

@@ -49,7 +49,7 @@ impl World {
         [
             (Signal::Latency, latency),
             (Signal::Errors, failed as f64 / 200.0),
-            (Signal::Probes, 0.004 * (0.5 * self.normal()).exp()),
+            (Signal::Heartbeats, 0.004 * (0.5 * self.normal()).exp()),
             (Signal::Queue, (4.0 * busy + self.normal()).round().max(0.0)),
             (Signal::Memory, LIMIT * (0.4 + 0.1 * busy + self.drift)),
             (Signal::Restarts, 0.0),
