@@ -1,5 +1,6 @@
 //! Every agent, one folder each, by domain; and the one list.
 
+mod cards;
 pub mod checks;
 pub mod control;
 mod draining;

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use tandem_fleet::Machine;
 
+use crate::cards::Driver;
+
 /// Where the kernel tells.
 pub(crate) const PROC: &str = "/proc";
 /// The control group that a container sees as its root. Outside a container the root has no limits.
@@ -20,10 +22,10 @@ pub(crate) struct Memory {
     pub(crate) available: Option<u64>,
 }
 
-/// This machine, without its cards: nobody looks for them.
+/// This machine. Nobody has looked for its cards where no driver tells of them.
 pub fn here() -> Machine {
     let total = memory(Path::new(PROC), Path::new(CGROUP)).map_or(0, |memory| memory.total);
-    Machine { ram_mib: total >> 20, cpus: cpus().max(1), cards: None }
+    Machine { ram_mib: total >> 20, cpus: cpus().max(1), cards: Driver::open().planned() }
 }
 
 /// Processors that this process may use; 0 when the kernel does not say.

@@ -124,7 +124,12 @@ fn files() -> Check {
 
 fn memory() -> Check {
     let machine = machine::here();
-    Check::pass("machine", format!("{} MiB of RAM, {} CPUs", machine.ram_mib, machine.cpus))
+    let card = |card: &tandem_fleet::Card| format!(", {} with {} MiB", card.name, card.vram_mib);
+    let cards: String = match &machine.cards {
+        Some(cards) => cards.iter().map(card).collect(),
+        None => ", no driver for graphics cards".to_owned(),
+    };
+    Check::pass("machine", format!("{} MiB of RAM, {} CPUs{cards}", machine.ram_mib, machine.cpus))
 }
 
 fn ports(planned: &Planned, status: Option<&NodeStatus>) -> Vec<Check> {

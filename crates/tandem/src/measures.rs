@@ -44,6 +44,7 @@ const MEASURES: &[(Kind, &str, &str)] = &[
     (Gauge, "tandem_failure_probability", "Probability that an agent fails within 15 minutes; NaN without a forecast."),
     (Histogram, "tandem_first_segment_seconds", "Time from the first piece of an answer to its first segment."),
     (Histogram, "tandem_forecast_lead_seconds", "Time from the warning of a failure to the failure."),
+    (Gauge, "tandem_gpu_memory_bytes", "Memory of a graphics card."),
     (Gauge, "tandem_group_up", "1 when the last probe of a group was answered, else 0."),
     (Histogram, "tandem_heartbeat_late_seconds", "How late a group's heartbeats came."),
     (Histogram, "tandem_http_request_seconds", "Time of a request at the door."),

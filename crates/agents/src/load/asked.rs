@@ -19,6 +19,7 @@ pub(crate) struct Amount {
     pub(crate) resource: Resource,
     /// Bytes, or a share of the processor.
     pub(crate) amount: f64,
+    /// Of video memory.
     pub(crate) card: Option<u32>,
     pub(crate) duration: Duration,
 }
@@ -57,7 +58,9 @@ fn amount(asked: &AmountFields, fields: &mut Fields) -> Option<Amount> {
         "card",
         "only video memory is on a card; leave it out",
     );
-    Some(Amount { resource, amount, card: asked.card, duration: Duration::from_millis(asked.duration_ms.into()) })
+    // The first card, where none is named.
+    let card = (resource == Resource::Vram).then(|| asked.card.unwrap_or(0));
+    Some(Amount { resource, amount, card, duration: Duration::from_millis(asked.duration_ms.into()) })
 }
 
 pub(crate) fn kind(resource: Resource) -> pb::Kind {

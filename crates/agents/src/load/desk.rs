@@ -1,15 +1,14 @@
 //! Gives promises, one at a time, and keeps them.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tandem_contract::pb::tandem::twin::v1 as pb;
 use tandem_store::reservations::{Reservation, ReservationStore, Resource, SqliteReservations};
-use tandem_types::{Code, Fault, GroupId, NodeName, Timestamp, reason};
+use tandem_types::{Code, Fault, NodeName, Timestamp, reason};
 
 use super::asked::Order;
-use super::ledger::{Ledger, Promise};
+use super::ledger::{Ledger, Promise, Uses};
 use super::weighing::{Outcome, STALE};
 use crate::control::OVER_LIMIT;
 
@@ -47,14 +46,14 @@ impl Desk {
         self.reload(now).await
     }
 
-    /// Takes what each group uses of memory now.
-    pub(crate) fn uses(&self, uses: BTreeMap<GroupId, u64>) {
+    /// Takes what each group uses now.
+    pub(crate) fn uses(&self, uses: Uses) {
         self.ledger().uses(uses);
     }
 
-    /// Promised on a machine and not in use yet.
-    pub(crate) fn outstanding(&self, node: &NodeName, resource: Resource, now: Timestamp) -> f64 {
-        self.ledger().outstanding(node, resource, now)
+    /// Promised on a machine, or on one of its cards, and not in use yet.
+    pub(crate) fn outstanding(&self, node: &NodeName, resource: Resource, card: Option<u32>, now: Timestamp) -> f64 {
+        self.ledger().outstanding(node, resource, card, now)
     }
 
     /// How much is promised in all, by what it is of.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tandem_contract::pb::tandem::twin::v1 as pb;
+use tandem_fleet::reserve_mib;
 use tandem_store::reservations::Resource;
-use tandem_store::series::{Query, Sample, SeriesKey, SeriesStore, SqliteSeries};
-use tandem_types::{Code, Fault, NodeName, Timestamp, reason};
+use tandem_store::series::{Query, Sample, Series, SeriesKey, SeriesStore, SqliteSeries};
+use tandem_types::{Code, Fault, GroupId, NodeName, Timestamp, reason};
 
 use super::weighing::{Basis, millis};
 
@@ -15,8 +16,8 @@ pub(crate) const TREND: Duration = Duration::from_secs(300);
 /// What the mean of the processor is over.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Figures of one moment; one the kernel does not give is absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// Figures of one moment; one that is not told is absent.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Figures {
     /// Busy share of all processors since the last look, 0 to 1.
     pub(crate) cpu_ratio: Option<f64>,
@@ -30,15 +31,40 @@ pub(crate) struct Figures {
     pub(crate) disk_total: Option<u64>,
     /// Of these, in use.
     pub(crate) disk_used: Option<u64>,
+    /// Its graphics cards.
+    pub(crate) cards: Vec<CardFigures>,
+}
+
+/// Figures of a graphics card.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CardFigures {
+    /// Its place in the driver's order.
+    pub(crate) index: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Memory in all, bytes.
+    pub(crate) total: u64,
+    /// Of that, in use by anybody.
+    pub(crate) used: u64,
+    /// Clock of its multiprocessors, MHz.
+    pub(crate) clock: Option<u32>,
+    /// Its temperature, degrees Celsius.
+    pub(crate) celsius: Option<u32>,
+    /// Bytes that each group of the machine uses.
+    pub(crate) uses: BTreeMap<GroupId, u64>,
 }
 
 /// Series of a machine, as they are kept and asked for.
-pub(crate) const SERIES: [&str; 6] =
+const SERIES: [&str; 6] =
     ["cpu_ratio", "ram_total_bytes", "ram_used_bytes", "memory_pressure_ratio", "disk_total_bytes", "disk_used_bytes"];
+/// Series of each of its cards.
+const CARD_SERIES: [&str; 4] = ["vram_total_bytes", "vram_used_bytes", "sm_clock_mhz", "temperature_celsius"];
+/// The label that names the card of a series.
+const CARD: &str = "card";
 
 impl Figures {
-    /// By series; absent ones are left out.
-    fn by_series(&self) -> impl Iterator<Item = (&'static str, f64)> {
+    /// By series and card; absent ones are left out.
+    fn by_series(&self) -> impl Iterator<Item = (Which, f64)> {
         let bytes = |value: Option<u64>| value.map(|bytes| bytes as f64);
         let values = [
             self.cpu_ratio,
@@ -48,14 +74,39 @@ impl Figures {
             bytes(self.disk_total),
             bytes(self.disk_used),
         ];
-        SERIES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)))
+        let machine = SERIES.into_iter().zip(values).map(|(name, value)| ((name, None), value));
+        let of_card = |card: &CardFigures| {
+            let (clock, celsius) = (card.clock.map(f64::from), card.celsius.map(f64::from));
+            let (values, index) = ([Some(card.total as f64), Some(card.used as f64), clock, celsius], card.index);
+            CARD_SERIES.into_iter().zip(values).map(move |(name, value)| ((name, Some(index)), value))
+        };
+        machine.chain(self.cards.iter().flat_map(of_card)).filter_map(|(which, value)| Some((which, value?)))
+    }
+
+    /// What groups use of the cards.
+    pub(crate) fn of_cards(&self) -> impl Iterator<Item = ((Option<u32>, GroupId), u64)> {
+        let of_card = |card: &CardFigures| {
+            let index = card.index;
+            card.uses.clone().into_iter().map(move |(group, bytes)| ((Some(index), group), bytes))
+        };
+        self.cards.iter().flat_map(of_card)
     }
 
     /// As samples to keep.
     pub(crate) fn samples(&self, node: &NodeName, at: Timestamp) -> Vec<Sample> {
-        let key = |name: &str| SeriesKey { owner: node.to_string(), name: name.to_owned(), labels: BTreeMap::new() };
-        self.by_series().map(|(name, value)| Sample { key: key(name), at, value }).collect()
+        let sample = |((name, card), value): (Which, f64)| {
+            let key = SeriesKey { owner: node.to_string(), name: name.to_owned(), labels: labels(card) };
+            Sample { key, at, value }
+        };
+        self.by_series().map(sample).collect()
     }
+}
+
+/// A series, and the card that it is of.
+type Which = (&'static str, Option<u32>);
+
+fn labels(card: Option<u32>) -> BTreeMap<String, String> {
+    card.map(|card| (CARD.to_owned(), card.to_string())).into_iter().collect()
 }
 
 /// The last five minutes of one figure.
@@ -106,32 +157,32 @@ pub(crate) struct Measured {
     pub(crate) sample: Option<(Timestamp, Figures)>,
     /// Processors; 0 when not said.
     pub(crate) cpus: u32,
-    recent: BTreeMap<&'static str, Recent>,
+    recent: BTreeMap<Which, Recent>,
 }
 
 impl Measured {
     /// Takes a sample; one that is not newer than the last is ignored.
     pub(crate) fn take(&mut self, at: Timestamp, figures: Figures) -> bool {
-        if self.sample.is_some_and(|(last, _)| last >= at) {
+        if self.sample.as_ref().is_some_and(|(last, _)| *last >= at) {
             return false;
         }
-        for (name, value) in figures.by_series() {
-            self.remember(name, at, value);
+        for (which, value) in figures.by_series() {
+            self.remember(which, at, value);
         }
         self.sample = Some((at, figures));
         true
     }
 
-    fn remember(&mut self, series: &'static str, at: Timestamp, value: f64) {
-        self.recent.entry(series).or_default().push(at, value);
+    fn remember(&mut self, which: Which, at: Timestamp, value: f64) {
+        self.recent.entry(which).or_default().push(at, value);
     }
 
     /// Takes what is kept of the last five minutes, so that the trend and the minute have something to look back on.
     pub(crate) async fn look_back(store: &SqliteSeries, node: &NodeName, now: Timestamp) -> Result<Self, Fault> {
         let mut measured = Self::default();
-        for series in SERIES {
-            for (at, value) in past(store, series, node, now - TREND, now, Duration::ZERO).await? {
-                measured.remember(series, at, value);
+        for series in SERIES.into_iter().chain(CARD_SERIES) {
+            for (card, at, value) in past(store, series, node, now - TREND, now, Duration::ZERO).await? {
+                measured.remember((series, card), at, value);
             }
         }
         Ok(measured)
@@ -139,13 +190,13 @@ impl Measured {
 
     /// Busy share of the processors, mean of the last minute.
     pub(crate) fn cpu_minute(&self) -> Option<f64> {
-        self.recent.get("cpu_ratio").and_then(Recent::minute)
+        self.recent.get(&("cpu_ratio", None)).and_then(Recent::minute)
     }
 
     /// What a projection for this machine, `node`, rests on when `outstanding` is promised and not in use.
     ///
     /// # Errors
-    /// `not_found` for video memory, because no card is known; `unavailable`, `no_sample`, when the figure was never
+    /// `not_found` for the video memory of a card that is not known; `unavailable`, `no_sample`, when the figure was never
     /// measured.
     pub(crate) fn basis(
         &self,
@@ -155,15 +206,21 @@ impl Measured {
         outstanding: f64,
         now: Timestamp,
     ) -> Result<Basis, Fault> {
-        if resource == Resource::Vram {
-            let which = card.map(|card| format!(" {card}")).unwrap_or_default();
-            return Err(Fault::not_found(format!("no graphics card{which} is known on {node}")));
-        }
         let no_sample = || {
             let message = format!("{resource} of {node} was not measured yet; ask again in 10 s");
             Fault::new(Code::Unavailable, reason::NO_SAMPLE, message).retry_after(Duration::from_secs(10))
         };
-        let (at, figures) = self.sample.as_ref().ok_or_else(no_sample)?;
+        let sample = self.sample.as_ref();
+        if resource == Resource::Vram {
+            let index = card.unwrap_or_default();
+            let known = sample.and_then(|(at, figures)| Some((at, figures.cards.iter().find(|c| c.index == index)?)));
+            let (at, card) =
+                known.ok_or_else(|| Fault::not_found(format!("no graphics card {index} is known on {node}")))?;
+            let capacity = card.total.saturating_sub(reserve_mib(card.total >> 20) << 20) as f64;
+            let slope = self.recent.get(&("vram_used_bytes", Some(index))).map_or(0.0, Recent::slope);
+            return Ok(Basis { measured: card.used as f64, outstanding, slope, capacity, age: now.since(*at) });
+        }
+        let (at, figures) = sample.ok_or_else(no_sample)?;
         let bytes = |value: Option<u64>| value.map(|bytes| bytes as f64);
         let (measured, capacity, series) = match resource {
             Resource::Ram => (bytes(figures.ram_used), bytes(figures.ram_total), "ram_used_bytes"),
@@ -171,13 +228,13 @@ impl Measured {
             Resource::Cpu | Resource::Vram => (self.cpu_minute(), Some(1.0), "cpu_ratio"),
         };
         let (measured, capacity) = measured.zip(capacity).ok_or_else(no_sample)?;
-        let slope = self.recent.get(series).map_or(0.0, Recent::slope);
+        let slope = self.recent.get(&(series, None)).map_or(0.0, Recent::slope);
         Ok(Basis { measured, outstanding, slope, capacity, age: now.since(*at) })
     }
 
     /// As it is told, without what else may be known of the machine.
     pub(crate) fn told(&self, node: &NodeName, now: Timestamp) -> pb::NodeState {
-        let (at, figures) = self.sample.unwrap_or_default();
+        let (at, figures) = self.sample.clone().unwrap_or_default();
         pb::NodeState {
             node: node.to_string(),
             sampled_us: at.micros(),
@@ -189,7 +246,25 @@ impl Measured {
             memory_pressure_ratio: figures.memory_pressure,
             disk_total_bytes: figures.disk_total,
             disk_used_bytes: figures.disk_used,
-            age_ms: self.sample.map_or(0, |(at, _)| millis(now.since(at))),
+            age_ms: self.sample.as_ref().map_or(0, |(at, _)| millis(now.since(*at))),
+            cards: figures.cards.into_iter().map(CardFigures::told).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+impl CardFigures {
+    fn told(self) -> pb::CardState {
+        let uses =
+            |(group, bytes): (GroupId, u64)| pb::CardUse { group: group.to_string(), bytes, ..Default::default() };
+        pb::CardState {
+            index: self.index,
+            name: self.name,
+            vram_total_bytes: self.total,
+            vram_used_bytes: self.used,
+            temperature_celsius: self.celsius,
+            sm_clock_mhz: self.clock,
+            uses: self.uses.into_iter().map(uses).collect(),
             ..Default::default()
         }
     }
@@ -206,9 +281,15 @@ pub(crate) fn show(node: &NodeName, figures: &Figures) {
             metrics::gauge!("tandem_node_memory_bytes", "node" => name(), "kind" => kind).set(bytes as f64);
         }
     }
+    for card in &figures.cards {
+        for (kind, bytes) in [("total", card.total), ("used", card.used)] {
+            let labels = [("node", name()), ("card", card.index.to_string()), ("kind", kind.to_owned())];
+            metrics::gauge!("tandem_gpu_memory_bytes", &labels).set(bytes as f64);
+        }
+    }
 }
 
-/// Past values of a series of a machine, oldest first; none when there are none.
+/// Past values of a series of a machine and each of its cards, oldest first; none when there are none.
 async fn past(
     store: &SqliteSeries,
     series: &str,
@@ -216,11 +297,17 @@ async fn past(
     from: Timestamp,
     to: Timestamp,
     step: Duration,
-) -> Result<Vec<(Timestamp, f64)>, Fault> {
+) -> Result<Vec<(Option<u32>, Timestamp, f64)>, Fault> {
     let owner = Some(node.to_string());
     let query = Query { name: series.to_owned(), owner, labels: BTreeMap::new(), from, to, step };
     match store.query(query).await {
-        Ok(found) => Ok(found.into_iter().flat_map(|s| s.points).map(|point| (point.at, point.mean)).collect()),
+        Ok(found) => {
+            let points = |series: Series| {
+                let card = series.key.labels.get(CARD).and_then(|card| card.parse().ok());
+                series.points.into_iter().map(move |point| (card, point.at, point.mean))
+            };
+            Ok(found.into_iter().flat_map(points).collect())
+        }
         Err(fault) if fault.code == Code::NotFound => Ok(Vec::new()),
         Err(fault) => Err(fault),
     }
@@ -236,15 +323,22 @@ pub(crate) async fn history(
     request: &pb::GetHistoryRequest,
     now: Timestamp,
 ) -> Result<pb::GetHistoryResponse, Fault> {
-    if !SERIES.contains(&request.series.as_str()) {
-        return Err(Fault::not_found(format!("no series `{}`; known are {}", request.series, SERIES.join(", "))));
+    let (series, of_cards) = (request.series.as_str(), CARD_SERIES.contains(&request.series.as_str()));
+    if !of_cards && !SERIES.contains(&series) {
+        let known = SERIES.into_iter().chain(CARD_SERIES).collect::<Vec<_>>().join(", ");
+        return Err(Fault::not_found(format!("no series `{series}`; known are {known}")));
     }
+    if request.card.is_some() && !of_cards {
+        return Err(Fault::invalid_field("card", "this series is of the whole machine; leave it out"));
+    }
+    let card = of_cards.then(|| request.card.unwrap_or(0));
     let to = if request.to_us == 0 { now + Duration::from_micros(1) } else { Timestamp(request.to_us) };
     if request.from_us > to.micros() {
         return Err(Fault::invalid_field("from_us", "is later than `to_us`"));
     }
     let step = Duration::from_millis(request.step_ms.into());
-    let points = past(store, &request.series, node, Timestamp(request.from_us), to, step).await?;
-    let point = |(at, value): (Timestamp, f64)| pb::Point { at_us: at.micros(), value, ..Default::default() };
-    Ok(pb::GetHistoryResponse { points: points.into_iter().map(point).collect(), ..Default::default() })
+    let points = past(store, series, node, Timestamp(request.from_us), to, step).await?;
+    let points = points.into_iter().filter(|(of, ..)| *of == card);
+    let points = points.map(|(_, at, value)| pb::Point { at_us: at.micros(), value, ..Default::default() }).collect();
+    Ok(pb::GetHistoryResponse { points, ..Default::default() })
 }

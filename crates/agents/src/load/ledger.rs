@@ -63,12 +63,15 @@ impl Promise {
     }
 }
 
+/// Bytes that groups use: of memory, or of the memory of a card.
+pub(crate) type Uses = BTreeMap<(Option<u32>, GroupId), u64>;
+
 /// The promises that are kept, in the order in which they were given.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     promises: Vec<Promise>,
     /// What each group used when it was measured last; none before the first time, when nobody knows what is growth.
-    uses: Option<BTreeMap<GroupId, u64>>,
+    uses: Option<Uses>,
 }
 
 impl Ledger {
@@ -83,25 +86,28 @@ impl Ledger {
         self.promises.extend(holding.into_iter().map(Promise::new));
     }
 
-    /// Takes what each group uses of memory now; a group that is left out uses nothing any more.
-    pub(crate) fn uses(&mut self, now: BTreeMap<GroupId, u64>) {
+    /// Takes what each group uses now; a group that is left out uses nothing any more.
+    pub(crate) fn uses(&mut self, now: Uses) {
         let Some(before) = self.uses.replace(now.clone()) else { return };
-        let groups: BTreeSet<&GroupId> = before.keys().chain(now.keys()).collect();
-        for group in groups {
-            let [was, is] = [&before, &now].map(|uses| uses.get(group).copied().unwrap_or(0));
+        let all: BTreeSet<&(Option<u32>, GroupId)> = before.keys().chain(now.keys()).collect();
+        for of @ (card, group) in all {
+            let resource = if card.is_some() { Resource::Vram } else { Resource::Ram };
+            let [was, is] = [&before, &now].map(|uses| uses.get(of).copied().unwrap_or(0));
             let mut of_group: Vec<&mut Promise> = self
                 .promises
                 .iter_mut()
-                .filter(|p| p.given.of.resource == Resource::Ram && p.holder.as_ref() == Some(group))
+                .filter(|p| {
+                    p.given.of.resource == resource && p.given.of.card == *card && p.holder.as_ref() == Some(group)
+                })
                 .collect();
             charge(&mut of_group, is.saturating_sub(was));
             give_back(&mut of_group, was.saturating_sub(is));
         }
     }
 
-    /// Promised on a machine and not in use yet.
-    pub(crate) fn outstanding(&self, node: &NodeName, resource: Resource, now: Timestamp) -> f64 {
-        let of = |p: &&Promise| p.given.of.resource == resource;
+    /// Promised on a machine, or on one of its cards, and not in use yet.
+    pub(crate) fn outstanding(&self, node: &NodeName, resource: Resource, card: Option<u32>, now: Timestamp) -> f64 {
+        let of = |p: &&Promise| p.given.of.resource == resource && p.given.of.card == card;
         self.holding(Some(node), now).into_iter().filter(of).map(Promise::outstanding).sum()
     }
 
@@ -160,12 +166,27 @@ mod tests {
         Reservation { id: id.into(), of, expires: Timestamp(expires) }
     }
 
-    fn use_of(bytes: u64) -> BTreeMap<GroupId, u64> {
-        [("pc2/async_pipeline".parse().unwrap(), bytes)].into()
+    fn use_of(bytes: u64) -> Uses {
+        [((None, "pc2/async_pipeline".parse().unwrap()), bytes)].into()
     }
 
     fn outstanding(ledger: &Ledger) -> f64 {
-        ledger.outstanding(&node(), Resource::Ram, Timestamp(0))
+        ledger.outstanding(&node(), Resource::Ram, None, Timestamp(0))
+    }
+
+    #[test]
+    fn what_is_taken_of_a_card_is_charged_to_what_was_promised_of_it() {
+        let of_card = |id: &str, card| {
+            let given = promise(id, 100, 60, HOLDER);
+            Reservation { of: NewReservation { card: Some(card), resource: Resource::Vram, ..given.of }, ..given }
+        };
+        let mut ledger = Ledger::default();
+        ledger.uses(use_of(0));
+        ledger.set(vec![of_card("first", 0), of_card("second", 1), promise("memory", 100, 60, HOLDER)]);
+        let holder = || HOLDER.parse::<AgentId>().unwrap().group_id();
+        ledger.uses([((None, holder()), 10), ((Some(1), holder()), 40)].into());
+        let left = |card| ledger.outstanding(&node(), Resource::Vram, card, Timestamp(0));
+        assert_eq!((left(Some(0)), left(Some(1)), outstanding(&ledger)), (100.0, 60.0, 90.0));
     }
 
     #[test]
@@ -198,9 +219,9 @@ mod tests {
         ledger.set(vec![promise("a", 100, 60, "pc2/other/Other"), promise("b", 30, 10, HOLDER)]);
         ledger.uses(use_of(500));
         assert_eq!(outstanding(&ledger), 100.0);
-        assert_eq!(ledger.outstanding(&node(), Resource::Ram, Timestamp(60)), 0.0, "over");
-        assert_eq!(ledger.outstanding(&"mainpc".parse().unwrap(), Resource::Ram, Timestamp(0)), 0.0);
-        assert_eq!(ledger.outstanding(&node(), Resource::Disk, Timestamp(0)), 0.0);
+        assert_eq!(ledger.outstanding(&node(), Resource::Ram, None, Timestamp(60)), 0.0, "over");
+        assert_eq!(ledger.outstanding(&"mainpc".parse().unwrap(), Resource::Ram, None, Timestamp(0)), 0.0);
+        assert_eq!(ledger.outstanding(&node(), Resource::Disk, None, Timestamp(0)), 0.0);
         assert_eq!(ledger.promised(Resource::Ram, Timestamp(0)), 130.0);
         let ids: Vec<&str> = ledger.holding(None, Timestamp(0)).into_iter().map(|p| p.given.id.as_str()).collect();
         assert_eq!(ids, ["b", "a"], "soonest to end first");

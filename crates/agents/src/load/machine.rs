@@ -5,7 +5,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::figures::Figures;
+use tandem_types::NodeName;
+
+use super::figures::{CardFigures, Figures};
+use super::processes::{Processes, own_program};
+use crate::cards::{CardSeen, Driver};
 use crate::machine::{CGROUP, PROC, disk, memory};
 
 /// Times of all processors together, in ticks.
@@ -21,13 +25,15 @@ pub(crate) struct Machine {
     proc: PathBuf,
     cgroup: PathBuf,
     data: PathBuf,
+    node: NodeName,
+    cards: Driver,
     last: Option<Ticks>,
 }
 
 impl Machine {
-    /// Measures this machine; its disk is the one that `data` is on.
-    pub(crate) fn new(data: PathBuf) -> Self {
-        Self { proc: PROC.into(), cgroup: CGROUP.into(), data, last: None }
+    /// Measures this machine, which is `node`; its disk is the one that `data` is on.
+    pub(crate) fn new(data: PathBuf, node: NodeName) -> Self {
+        Self { proc: PROC.into(), cgroup: CGROUP.into(), data, node, cards: Driver::open(), last: None }
     }
 
     /// Measures now. Blocks for as long as the disk takes to say how full it is.
@@ -46,7 +52,21 @@ impl Machine {
             memory_pressure: pressure,
             disk_total: disk.map(|disk| disk.total()),
             disk_used: disk.map(|disk| disk.used),
+            cards: self.cards(),
         }
+    }
+
+    fn cards(&self) -> Vec<CardFigures> {
+        let cards = self.cards.cards();
+        let processes = match cards.iter().all(|card| card.processes.is_empty()) {
+            true => Processes::default(),
+            false => Processes::look(&self.proc, &self.node, &own_program()),
+        };
+        let figures = |CardSeen { index, name, total, used, clock, celsius, processes: of_card }| {
+            let uses = processes.by_group(of_card);
+            CardFigures { index, name, total, used, clock, celsius, uses }
+        };
+        cards.into_iter().map(figures).collect()
     }
 }
 
@@ -76,6 +96,29 @@ fn pressure(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn node() -> NodeName {
+        "pc2".parse().unwrap()
+    }
+
+    #[test]
+    fn what_processes_take_of_cards_is_their_groups() {
+        let folder = tempfile::tempdir().unwrap();
+        let proc = folder.path().join("proc");
+        for (pid, parent, line) in [(41, 40, "tandem-llama"), (40, 1, "PROGRAM serve pc2/reasoning_gpu")] {
+            let folder = proc.join(pid.to_string());
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("status"), format!("PPid:\t{parent}\n")).unwrap();
+            let program = String::from_utf8(own_program()).unwrap();
+            fs::write(folder.join("cmdline"), line.replace("PROGRAM", &program).replace(' ', "\0")).unwrap();
+        }
+        let cards = crate::cards::tests::driver(folder.path(), 41);
+        let data = folder.path().to_owned();
+        let mut machine = Machine { proc, cgroup: data.clone(), data, node: node(), cards, last: None };
+        let cards = machine.measure().cards;
+        let uses: Vec<_> = cards.iter().map(|card| card.uses.clone()).collect();
+        assert_eq!(uses, [[("pc2/reasoning_gpu".parse().unwrap(), 1 << 30)].into(), [].into()]);
+    }
 
     const STAT: &str = "cpu  100 5 50 800 40 1 3 1 7 0\ncpu0 50 5 25 400 20 1 3 1 7 0\nintr 1 2 3\n";
 
@@ -108,7 +151,7 @@ mod tests {
     #[test]
     fn this_machine_can_be_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let figures = Machine::new(folder.path().to_owned()).measure();
+        let figures = Machine::new(folder.path().to_owned(), node()).measure();
         let (total, used) = (figures.ram_total.unwrap(), figures.ram_used.unwrap());
         assert!(used > 0 && used < total, "{figures:?}");
         let (total, used) = (figures.disk_total.unwrap(), figures.disk_used.unwrap());
@@ -123,6 +166,8 @@ mod tests {
             proc: empty.path().to_owned(),
             cgroup: empty.path().to_owned(),
             data: empty.path().join("gone"),
+            node: node(),
+            cards: Driver::at(empty.path().join("none.so").as_os_str()),
             last: None,
         };
         assert_eq!(machine.measure(), Figures::default());

@@ -18,18 +18,53 @@ struct Process {
     bytes: u64,
 }
 
-/// Bytes that each group of `node` uses, where groups are processes of `program` (its file's name). Blocks for as long as it
-/// takes to look at every process.
-pub(crate) fn uses(proc: &Path, node: &NodeName, program: &[u8]) -> BTreeMap<GroupId, u64> {
-    let Ok(entries) = fs::read_dir(proc) else { return BTreeMap::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let read = |pid: u32| {
-        let text = |name: &str| fs::read(proc.join(pid.to_string()).join(name)).ok();
-        let (parent, bytes) = status(&String::from_utf8_lossy(&text("status")?))?;
-        let group = text("cmdline").and_then(|line| serves(&line, program)).filter(|group| group.node == *node);
-        Some((pid, Process { parent, group, bytes }))
-    };
-    by_group(&pids.filter_map(read).collect())
+/// The processes of a machine, as they were at one look.
+#[derive(Debug, Default)]
+pub(crate) struct Processes(HashMap<u32, Process>);
+
+impl Processes {
+    /// Looks at those of this machine, where groups of `node` are processes of `program` (its file's name). Blocks for as
+    /// long as it takes to look at every process.
+    pub(crate) fn look(proc: &Path, node: &NodeName, program: &[u8]) -> Self {
+        let Ok(entries) = fs::read_dir(proc) else { return Self::default() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let read = |pid: u32| {
+            let text = |name: &str| fs::read(proc.join(pid.to_string()).join(name)).ok();
+            let (parent, bytes) = status(&String::from_utf8_lossy(&text("status")?))?;
+            let group = text("cmdline").and_then(|line| serves(&line, program)).filter(|group| group.node == *node);
+            Some((pid, Process { parent, group, bytes }))
+        };
+        Self(pids.filter_map(read).collect())
+    }
+
+    /// Bytes of memory that each group uses.
+    pub(crate) fn uses(&self) -> BTreeMap<GroupId, u64> {
+        self.by_group(self.0.iter().map(|(pid, process)| (*pid, process.bytes)))
+    }
+
+    /// Amounts of processes as those of their groups; what belongs to none is left out.
+    pub(crate) fn by_group(&self, amounts: impl IntoIterator<Item = (u32, u64)>) -> BTreeMap<GroupId, u64> {
+        let mut uses = BTreeMap::new();
+        for (pid, bytes) in amounts {
+            if let Some(group) = self.owner(pid) {
+                *uses.entry(group.clone()).or_insert(0) += bytes;
+            }
+        }
+        uses
+    }
+
+    /// The group of the nearest ancestor that is one's process. A chain of parents has an end, unless it was read while
+    /// processes came and went.
+    fn owner(&self, pid: u32) -> Option<&GroupId> {
+        let mut process = self.0.get(&pid)?;
+        for _ in 0..self.0.len() {
+            if process.group.is_some() {
+                return process.group.as_ref();
+            }
+            process = self.0.get(&process.parent)?;
+        }
+        None
+    }
 }
 
 /// Parent and bytes out of `/proc/PID/status`.
@@ -57,29 +92,6 @@ fn file_name(path: &[u8]) -> &[u8] {
 /// The name of this program's file, by which it was started.
 pub(crate) fn own_program() -> Vec<u8> {
     std::env::args_os().next().map(|name| file_name(name.as_encoded_bytes()).to_vec()).unwrap_or_default()
-}
-
-fn by_group(processes: &HashMap<u32, Process>) -> BTreeMap<GroupId, u64> {
-    let mut uses = BTreeMap::new();
-    for process in processes.values() {
-        if let Some(group) = owner(process, processes) {
-            *uses.entry(group.clone()).or_insert(0) += process.bytes;
-        }
-    }
-    uses
-}
-
-/// The group of the nearest ancestor that is one's process. A chain of parents has an end, unless it was read while
-/// processes came and went.
-fn owner<'a>(of: &'a Process, all: &'a HashMap<u32, Process>) -> Option<&'a GroupId> {
-    let mut process = of;
-    for _ in 0..all.len() {
-        if process.group.is_some() {
-            return process.group.as_ref();
-        }
-        process = all.get(&process.parent)?;
-    }
-    None
 }
 
 #[cfg(test)]
@@ -112,18 +124,20 @@ mod tests {
         }
         fs::create_dir(proc.path().join("18")).unwrap();
         fs::write(proc.path().join("version"), "Linux").unwrap();
-        let found: Vec<(String, u64)> = uses(proc.path(), &"pc2".parse().unwrap(), b"tandem")
-            .into_iter()
-            .map(|(group, bytes)| (group.to_string(), bytes / 1024))
-            .collect();
+        let look = |proc: &Path| Processes::look(proc, &"pc2".parse().unwrap(), b"tandem");
+        let processes = look(proc.path());
+        let found: Vec<(String, u64)> =
+            processes.uses().into_iter().map(|(group, bytes)| (group.to_string(), bytes / 1024)).collect();
         assert_eq!(found, [("pc2/async_pipeline".to_owned(), 11_103), ("pc2/infra_core".to_owned(), 201)]);
-        assert_eq!(uses(&proc.path().join("gone"), &"pc2".parse().unwrap(), b"tandem"), BTreeMap::new());
+        let of_cards = processes.by_group([(12, 1), (13, 2), (15, 4), (16, 8), (99, 16)]);
+        assert_eq!(of_cards, [("pc2/async_pipeline".parse().unwrap(), 3)].into());
+        assert_eq!(look(&proc.path().join("gone")).uses(), BTreeMap::new());
     }
 
     #[test]
     fn parents_in_a_circle_end() {
         let process = |parent| Process { parent, group: None, bytes: 1 };
-        assert_eq!(by_group(&HashMap::from([(1, process(2)), (2, process(1))])), BTreeMap::new());
+        assert_eq!(Processes([(1, process(2)), (2, process(1))].into()).uses(), BTreeMap::new());
     }
 
     #[test]

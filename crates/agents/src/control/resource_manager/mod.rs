@@ -1,10 +1,10 @@
-//! The authority on the processors, memory and disk of its machine: what is used, what is promised, what may still be
+//! The authority on the processors, memory, disk and cards of its machine: what is used, what is promised, what may still be
 //! taken.
 //!
 //! It measures every 5 s and tells SystemDigitalTwin, which holds the picture of the fleet. A promise is given when what
 //! is measured, what is promised and not in use, and what is asked fit below the limit together, and no task has to wait
-//! for memory. What a group's processes take beyond its promises is shown with them. Graphics cards are not measured, so
-//! video memory is `not_found`.
+//! for memory. What a group's processes take beyond its promises is shown with them. Of graphics cards it knows what their
+//! driver tells; where there is none, video memory is `not_found`.
 
 mod logic;
 mod serve;
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use crate::load::desk::Desk;
 use crate::load::figures::{self, Measured};
 use crate::load::machine::Machine;
-use crate::load::processes;
+use crate::load::processes::{Processes, own_program};
 use crate::load::weighing::Limits;
 use crate::machine::PROC;
 use crate::opening::open;
@@ -98,7 +98,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let limits = logic::LIMITS.with(&stores.reservations.limits(&node).await?);
     let manager = Arc::new(Manager {
         desk: Desk::new(stores.reservations.clone()),
-        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
+        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned(), node.clone())),
         measured: Mutex::new(Measured::look_back(&stores.series, &node, now).await?),
         limits: Mutex::new(limits),
         news: watch::Sender::new(0),
@@ -145,14 +145,15 @@ impl Manager {
     async fn sample(self: Arc<Self>) -> Result<(), Fault> {
         let manager = self.clone();
         let look = move || {
-            let uses = processes::uses(Path::new(PROC), &manager.node, &processes::own_program());
+            let uses = Processes::look(Path::new(PROC), &manager.node, &own_program()).uses();
             (lock(&manager.machine).measure(), uses)
         };
         let (figures, uses) = tokio::task::spawn_blocking(look)
             .await
             .map_err(|e| Fault::internal(format!("the thread that measures this machine ended: {e}")))?;
         let now = self.now();
-        self.desk.uses(uses);
+        let of_memory = uses.into_iter().map(|(group, bytes)| ((None, group), bytes));
+        self.desk.uses(of_memory.chain(figures.of_cards()).collect());
         figures::show(&self.node, &figures);
         if let Some(pressure) = figures.memory_pressure {
             gauge!("tandem_pressure_ratio", "node" => self.node.to_string()).set(pressure);
@@ -161,7 +162,7 @@ impl Manager {
         {
             let mut measured = lock(&self.measured);
             measured.cpus = crate::machine::cpus();
-            if !measured.take(now, figures) {
+            if !measured.take(now, figures.clone()) {
                 return Ok(());
             }
         }

@@ -80,14 +80,14 @@ impl Manager {
     /// What giving an amount would lead to, and the age of the sample it rests on.
     fn project(&self, asked: &Amount) -> Result<(Outcome, Duration), Fault> {
         let now = self.now();
-        let outstanding = self.desk.outstanding(&self.node, asked.resource, now);
+        let outstanding = self.desk.outstanding(&self.node, asked.resource, asked.card, now);
         let basis = lock(&self.measured).basis(&self.node, asked.resource, asked.card, outstanding, now)?;
         Ok((admit(asked.resource, &basis, asked.amount, &lock(&self.limits)), basis.age))
     }
 
     /// Why nothing is given at all now.
     fn pressed(&self) -> Option<String> {
-        let pressure = lock(&self.measured).sample.and_then(|(_, figures)| figures.memory_pressure);
+        let pressure = lock(&self.measured).sample.as_ref().and_then(|(_, figures)| figures.memory_pressure);
         pressed(pressure, self.settings.most_pressure_ratio)
     }
 

@@ -1,8 +1,9 @@
 //! Holds the live picture of the machines and answers "what if I add this load?".
 //!
 //! It measures its own machine every 5 s and takes what others report of theirs; agents come from the registry, models
-//! from their manager. Graphics cards are not measured, so no machine lists one and questions about video memory are
-//! answered with `not_found`. The link to other nodes is measured by this machine's node; when it turns, `node.link` says so. A figure that was not measured is absent, never guessed.
+//! from their manager. Of graphics cards it knows what their driver tells; without one no machine lists a card and
+//! questions about video memory are answered with `not_found`. The link to other nodes is measured by this machine's node;
+//! when it turns, `node.link` says so. A figure that was not measured is absent, never guessed.
 
 mod link;
 mod logic;
@@ -106,7 +107,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let nodes = fleet.nodes.iter().map(|node| node.name.clone());
     let agents = fleet.agents().map(|(group, agent)| (group.id.agent(agent.name.clone()), agent.built)).collect();
     let twin = Arc::new(Twin {
-        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
+        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned(), ctx.id().node.clone())),
         picture: Mutex::new(Picture::new(ctx.id().node.clone(), nodes, agents)),
         limits: Mutex::default(),
         desk: Desk::new(stores.reservations.clone()),
@@ -177,7 +178,7 @@ impl Twin {
         Ok(())
     }
 
-    /// Charges what models are measured to use to what their groups were promised.
+    /// Charges what models are measured to use, and what groups use of cards, to what the groups were promised.
     fn charge(&self) {
         let uses = self.picture().nodes(&Scope::Fleet).into_iter().flat_map(|(_, node)| node.uses()).collect();
         self.desk.uses(uses);
@@ -205,8 +206,11 @@ impl Twin {
 
     /// Takes a sample of a machine: into the picture, to watchers, to disk.
     async fn take(&self, node: &NodeName, at: Timestamp, figures: Figures) -> Result<(), Fault> {
-        if !self.picture().node_mut(node)?.load.take(at, figures) {
+        if !self.picture().node_mut(node)?.load.take(at, figures.clone()) {
             return Ok(());
+        }
+        if !figures.cards.is_empty() {
+            self.charge();
         }
         self.changed(node);
         self.stores.series.append(figures.samples(node, at), self.now()).await.map(drop)

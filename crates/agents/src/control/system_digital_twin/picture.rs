@@ -7,6 +7,7 @@ use tandem_types::{AgentId, Fault, GroupId, Health, NodeName, State, Timestamp};
 
 use crate::control::NOT_BUILT;
 use crate::load::figures::Measured;
+use crate::load::ledger::Uses;
 use crate::load::weighing::Basis;
 
 /// What the registry says of a lease that was not renewed.
@@ -48,11 +49,11 @@ pub(super) enum Scope {
 }
 
 impl Node {
-    /// Bytes that the models of each group are measured to use.
-    pub(super) fn uses(&self) -> BTreeMap<GroupId, u64> {
-        let mut uses = BTreeMap::new();
+    /// Bytes that the models of each group are measured to use, and the group of cards.
+    pub(super) fn uses(&self) -> Uses {
+        let mut uses: Uses = self.load.sample.iter().flat_map(|(_, figures)| figures.of_cards()).collect();
         for lease in &self.models {
-            *uses.entry(lease.group.clone()).or_insert(0) += lease.measured.unwrap_or(0);
+            *uses.entry((None, lease.group.clone())).or_insert(0) += lease.measured.unwrap_or(0);
         }
         uses
     }

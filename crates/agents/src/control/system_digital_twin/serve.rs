@@ -65,7 +65,7 @@ impl Twin {
     fn project(&self, node: &str, asked: &Amount) -> Result<(Outcome, Duration), Fault> {
         let now = self.now();
         let name = self.picture().node(node)?.0.clone();
-        let outstanding = self.desk.outstanding(&name, asked.resource, now);
+        let outstanding = self.desk.outstanding(&name, asked.resource, asked.card, now);
         let basis = self.picture().basis(node, asked.resource, asked.card, outstanding, now)?;
         let limits = self.limits_of(node);
         Ok((simulate(asked.resource, &basis, asked.amount, asked.duration, &limits), basis.age))

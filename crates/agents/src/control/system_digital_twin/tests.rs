@@ -20,6 +20,8 @@ use super::picture::{Picture, Scope};
 use crate::load::figures::Recent;
 use crate::load::weighing::{Basis, STALE, Verdict};
 
+mod cards;
+
 const MIB: f64 = 1_048_576.0;
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -365,7 +367,11 @@ async fn only_other_machines_are_reported() {
     let fault = rig.client().unary(twin::REPORT_NODE, report, &rig.call()).await.unwrap_err();
     assert_eq!(fault.code, Code::FailedPrecondition);
     let full = pb::NodeState {
-        cards: vec![Default::default()],
+        cards: vec![pb::CardState {
+            vram_used_bytes: 1,
+            uses: vec![pb::CardUse { group: "nowhere".into(), ..Default::default() }],
+            ..Default::default()
+        }],
         agents: vec![Default::default()],
         models: vec![Default::default()],
         ram_used_bytes: Some(1),
@@ -375,7 +381,13 @@ async fn only_other_machines_are_reported() {
         super::wire::figures(&full).unwrap_err().violations.into_iter().map(|v| v.field).collect();
     assert_eq!(
         fields,
-        ["node.agents", "node.models", "node.cards", "node.ram_used_bytes"],
+        [
+            "node.agents",
+            "node.models",
+            "node.cards[0].vram_used_bytes",
+            "node.cards[0].uses[0].group",
+            "node.ram_used_bytes",
+        ],
         "nothing is dropped silently"
     );
 }

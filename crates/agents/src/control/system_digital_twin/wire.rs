@@ -1,12 +1,14 @@
 //! Between the contract's words and the twin's own.
 
+use std::collections::BTreeMap;
+
 use tandem_contract::pb::tandem::common::v1 as common;
 use tandem_contract::pb::tandem::twin::v1 as pb;
 use tandem_types::{Fault, GroupId, NodeName, Timestamp};
 
 use super::picture::{Lease, Node, Picture, Scope};
 use crate::fields::Fields;
-use crate::load::figures::Figures;
+use crate::load::figures::{CardFigures, Figures};
 
 /// A machine as it stands, as much of it as is in scope.
 pub(super) fn node(picture: &Picture, name: &NodeName, node: &Node, scope: &Scope, now: Timestamp) -> pb::NodeState {
@@ -70,7 +72,7 @@ pub(super) fn figures(state: &pb::NodeState) -> Result<Figures, Fault> {
     let elsewhere = "comes by another way (agents by the registry, models by ReportLeases); leave it out";
     fields.require(state.agents.is_empty(), "node.agents", elsewhere);
     fields.require(state.models.is_empty(), "node.models", elsewhere);
-    fields.require(state.cards.is_empty(), "node.cards", "cannot be kept: this version knows no cards");
+    let cards = state.cards.iter().enumerate().filter_map(|(i, card)| read_card(i, card, &mut fields)).collect();
     let of_total = "must come with its total and not be above it";
     fields.require(part(state.ram_used_bytes, state.ram_total_bytes), "node.ram_used_bytes", of_total);
     fields.require(part(state.disk_used_bytes, state.disk_total_bytes), "node.disk_used_bytes", of_total);
@@ -81,5 +83,25 @@ pub(super) fn figures(state: &pb::NodeState) -> Result<Figures, Fault> {
         memory_pressure: state.memory_pressure_ratio,
         disk_total: state.disk_total_bytes,
         disk_used: state.disk_used_bytes,
+        cards,
     }))
+}
+
+fn read_card(i: usize, card: &pb::CardState, fields: &mut Fields) -> Option<CardFigures> {
+    let field = |name: &str| format!("node.cards[{i}].{name}");
+    let fits = card.vram_used_bytes <= card.vram_total_bytes;
+    fields.require(fits, &field("vram_used_bytes"), "must not be above its total");
+    let mut uses = BTreeMap::new();
+    for (j, one) in card.uses.iter().enumerate() {
+        uses.insert(fields.parse::<GroupId>(&field(&format!("uses[{j}].group")), &one.group)?, one.bytes);
+    }
+    Some(CardFigures {
+        index: card.index,
+        name: card.name.clone(),
+        total: card.vram_total_bytes,
+        used: card.vram_used_bytes,
+        clock: card.sm_clock_mhz,
+        celsius: card.temperature_celsius,
+        uses,
+    })
 }
