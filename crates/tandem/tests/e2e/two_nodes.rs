@@ -9,6 +9,8 @@ use futures::{Stream, StreamExt as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tandem_contract::pb::tandem::system::v1::SubscribeRequest;
+use tandem_contract::pb::tandem::telemetry::v1::QuerySeriesRequest;
+use tandem_contract::pb::tandem::twin::v1::GetStateRequest;
 use tandem_contract::{Call, Channel, Client, rpc};
 use tandem_node::{Control, GroupState, Layout, NodeStatus, PeerState, PeerStatus, get, orphans};
 
@@ -329,4 +331,56 @@ async fn the_page_shows_how_another_machine_is_reached_and_when_it_was_last_seen
     groups.iter().for_each(|group| kill(*group, Signal::SIGCONT).unwrap());
     pair.nodes[1].signal(Signal::SIGCONT);
     shows("ready").await;
+}
+
+#[tokio::test]
+async fn what_one_machine_measures_is_known_on_the_other_also_while_it_is_off() {
+    let ports = Ports::free();
+    let group = |id: &str, agent: &str, i: u16| {
+        let (port, scrape) = (ports.contract + 3 + i, ports.scrape(1 + i));
+        format!(
+            "\n[group.\"{id}\"]\nneeds = [\"infra_core\"]\nagents = [\"{agent}\"]\nram_mib = 128\nport = {port}\nscrape_port = {scrape}\n"
+        )
+    };
+    let more = [
+        group("right/resources", "ResourceManager", 1),
+        group("left/utility_cpu", "PredictiveHealthMonitor", 2),
+        "\n[settings.ObservabilityHub]\nscrape_ms = 500\nsync_ms = 300\n".into(),
+        "\n[settings.ResourceManager]\nsample_ms = 500\nreport_ms = 500\n".into(),
+    ];
+    let (core, foreseen) = (ports.contract + 2, ports.contract + 5);
+    let mut pair = Pair::founded_with(ports, &more.concat()).join().await;
+    let at = |port: u16| Client::new(Channel::network(), format!("http://127.0.0.1:{port}").parse().unwrap());
+    let (client, call) = (at(core), || Call::from_door("cli"));
+
+    // ResourceManager there reports to the twin here.
+    let end = Instant::now() + LIMIT;
+    loop {
+        let ask = GetStateRequest { scope: "right".into(), ..Default::default() };
+        let right = client.unary(rpc::twin::GET_STATE, ask, &call()).await.unwrap().nodes.remove(0);
+        if right.cpus > 0 && right.ram_used_bytes.is_some() && right.disk_total_bytes.is_some() {
+            break;
+        }
+        assert!(Instant::now() < end, "{right:?}\n{}", pair.nodes[1].logs());
+        tokio::time::sleep(LOOK).await;
+    }
+
+    let past = async || {
+        let labels = [("group".to_owned(), "right/resources".to_owned())].into_iter().collect();
+        let name = "process_resident_memory_bytes".to_owned();
+        let ask = QuerySeriesRequest { name, labels, ..Default::default() };
+        let found = client.unary(rpc::telemetry::QUERY_SERIES, ask, &call()).await;
+        found.map_or(0, |found| found.series.iter().map(|series| series.samples.len()).sum())
+    };
+    let end = Instant::now() + LIMIT;
+    while past().await < 4 {
+        assert!(Instant::now() < end, "{}", pair.nodes[1].logs());
+        tokio::time::sleep(LOOK).await;
+    }
+    let asked = at(foreseen).unary(rpc::telemetry::GET_FORECAST, Default::default(), &call()).await.unwrap();
+    let agents: Vec<&str> = asked.forecasts.iter().map(|forecast| forecast.agent.as_str()).collect();
+    assert!(agents.contains(&"right/resources/ResourceManager"), "{agents:?}");
+
+    pair.nodes[1].down();
+    assert!(past().await > 0, "what was measured there is here\n{}", pair.nodes[0].logs());
 }
