@@ -47,7 +47,8 @@ pub fn choose<'c>(
         return nothing(format!("the catalogue has no model for {role}"));
     };
     let (allowed, because) = allowance(need, machine_ram_bytes, group_budget_bytes);
-    let mut candidates: Vec<&Model> = catalogue.models().iter().filter(|model| model.roles.contains(role)).collect();
+    let suits = |model: &&Model| model.format.is_served() && model.roles.contains(role);
+    let mut candidates: Vec<&Model> = catalogue.models().iter().filter(suits).collect();
     candidates.sort_by_key(|model| std::cmp::Reverse(model.quality));
 
     let mut choice = nothing(format!("no model of the catalogue fits {role}: allowed are {because}"));

@@ -92,6 +92,11 @@ impl<'r, 't, 'd> Fields<'r, 't, 'd> {
         self.report.add(at, key, problem);
     }
 
+    /// Whether the table has the key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     fn value(&mut self, key: &'static str) -> Option<&'d DeValue<'t>> {
         self.asked.push(key);
         let value = self.table.get(key).map(|value| value.get_ref());

@@ -31,7 +31,8 @@ pub(super) fn fill(
     partial: &mut Partial,
     meter: &Meter<'_>,
 ) -> Result<(), Failed> {
-    let official = &model.official;
+    let official = model.official.as_ref();
+    let official = official.ok_or_else(|| Failed::Source(format!("the hub does not have {}", model.name)))?;
     let hub = options.hub_url.trim_end_matches('/');
     let url = format!("{hub}/{}/resolve/{}/{}", official.repo, official.revision, official.file);
     let agent = agent(&url);

@@ -11,7 +11,7 @@ const MIB: u64 = 1024 * 1024;
 pub struct RoleNeed {
     /// The role.
     pub role: Role,
-    /// Tokens of context its engine keeps, all slots together.
+    /// Tokens of context its engine keeps, all slots together; 0 where there is nothing of the kind.
     pub context_tokens: u64,
     /// The most memory its engine may take.
     pub at_most_bytes: u64,
@@ -22,6 +22,29 @@ pub struct RoleNeed {
 pub enum Format {
     /// The one-file format of llama.cpp.
     Gguf,
+    /// A graph of the Open Neural Network Exchange, for ONNX Runtime.
+    Onnx,
+    /// No model: a shared library that engines load.
+    Library,
+    /// No model: speech that models are tried with.
+    Recording,
+}
+
+impl Format {
+    /// Whether there is an engine process that runs models of this format. What none runs is chosen for no role.
+    pub fn is_served(self) -> bool {
+        self == Self::Gguf
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "gguf" => Ok(Self::Gguf),
+            "onnx" => Ok(Self::Onnx),
+            "library" => Ok(Self::Library),
+            "recording" => Ok(Self::Recording),
+            _ => Err("is neither `gguf` nor `onnx` nor `library` nor `recording`"),
+        }
+    }
 }
 
 /// Where the makers of a file published it on the model hub.
@@ -40,19 +63,19 @@ pub struct Official {
 pub struct Model {
     /// Its name in the command line, in the fleet file and on disk.
     pub name: String,
-    /// The roles it suits.
+    /// The roles it suits; none for what is no model.
     pub roles: Vec<Role>,
-    /// Of two models the one with the higher number answers better; no two are equal.
+    /// Of two models the one with the higher number answers better; no two are equal. 0 for what is no model.
     pub quality: u64,
     /// The layout of the file.
     pub format: Format,
-    /// Number of weights, as its makers count them.
+    /// Number of weights, as its makers count them; 0 for what is no model.
     pub parameters: u64,
-    /// How the weights are packed, in the words of the format.
+    /// How the weights are packed, in the words of the format; empty for what is no model.
     pub quantisation: String,
-    /// The longest context it was trained for, in tokens.
+    /// The longest context it was trained for, in tokens; 0 for what is no language model.
     pub context_tokens: u64,
-    /// Memory that one token of context takes, with 16-bit keys and values.
+    /// Memory that one token of context takes, with 16-bit keys and values; 0 for what is no language model.
     pub kv_bytes_per_token: u64,
     /// Memory of the engine beside weights and context.
     pub work_bytes: u64,
@@ -62,21 +85,18 @@ pub struct Model {
     pub sha256: String,
     /// SPDX name of the licence.
     pub licence: String,
-    /// Languages its makers declare, as language tags.
+    /// Languages its makers declare, as language tags; none where it knows no language.
     pub languages: Vec<String>,
-    /// The first place to fetch the file from.
-    pub official: Official,
+    /// Name of the file on disk.
+    pub file: String,
+    /// The first place to fetch the file from, where the model hub has it.
+    pub official: Option<Official>,
 }
 
 impl Model {
     /// Resident memory of an engine that serves this model with so many tokens of context (all slots together).
     pub fn memory_bytes(&self, context_tokens: u64) -> u64 {
         self.size_bytes + self.kv_bytes_per_token * context_tokens + self.work_bytes
-    }
-
-    /// Name of the file on disk.
-    pub fn file_name(&self) -> &str {
-        self.official.file.rsplit('/').next().unwrap_or(&self.official.file)
     }
 }
 
@@ -142,32 +162,36 @@ impl Catalogue {
 
 fn role(fields: &mut Fields<'_, '_, '_>) -> Option<RoleNeed> {
     let role = fields.text("name", str::parse::<Role>);
-    let context_tokens = fields.count("context_tokens");
+    let context_tokens = if fields.has("context_tokens") { fields.count("context_tokens") } else { Some(0) };
     let at_most_mib = fields.count("at_most_mib");
     Some(RoleNeed { role: role?, context_tokens: context_tokens?, at_most_bytes: at_most_mib? * MIB })
 }
 
 fn model(fields: &mut Fields<'_, '_, '_>) -> Option<Model> {
     let name = fields.text("name", plain_name);
-    let roles = fields.texts("roles", str::parse::<Role>);
-    let quality = fields.count("quality");
-    let format = fields.text("format", |text| if text == "gguf" { Ok(Format::Gguf) } else { Err("is not `gguf`") });
-    let parameters = fields.count("parameters");
-    let quantisation = fields.text("quantisation", not_empty);
-    let context_tokens = fields.count("context_tokens");
-    let kv_bytes_per_token = fields.count("kv_bytes_per_token");
-    let work_mib = fields.count("work_mib");
+    let format = fields.text("format", Format::parse);
+    // What is wrong in a row of a wrong format is said all the same.
+    let is_model = !matches!(format, Some(Format::Library | Format::Recording));
+    let of_text = format.is_none_or(|format| format == Format::Gguf);
+    let roles = if is_model { fields.texts("roles", str::parse::<Role>) } else { Some(Vec::new()) };
+    let quality = if is_model { fields.count("quality") } else { Some(0) };
+    let parameters = if is_model { fields.count("parameters") } else { Some(0) };
+    let quantisation = if is_model { fields.text("quantisation", not_empty) } else { Some(String::new()) };
+    let context_tokens = if of_text { fields.count("context_tokens") } else { Some(0) };
+    let kv_bytes_per_token = if of_text { fields.count("kv_bytes_per_token") } else { Some(0) };
+    let work_mib = if is_model { fields.count("work_mib") } else { Some(0) };
     let size_bytes = fields.count("size_bytes");
     let sha256 = fields.text("sha256", sha256);
     let licence = fields.text("licence", not_empty);
-    let languages = fields.texts("languages", not_empty);
-    let official = fields.table("official").and_then(|mut fields| {
-        let repo = fields.text("repo", plain_path);
-        let revision = fields.text("revision", plain_path);
-        let file = fields.text("file", plain_path);
-        fields.no_others();
-        Some(Official { repo: repo?, revision: revision?, file: file? })
-    });
+    let languages =
+        if of_text || fields.has("languages") { fields.texts("languages", not_empty) } else { Some(Vec::new()) };
+    let (official, file) = if fields.has("official") || !fields.has("file") {
+        let official = fields.table("official").and_then(official);
+        let file = official.as_ref().map(|official| last_step(&official.file).to_owned());
+        (official.map(Some), file)
+    } else {
+        (Some(None), fields.text("file", plain_name))
+    };
     Some(Model {
         name: name?,
         roles: roles?,
@@ -182,8 +206,21 @@ fn model(fields: &mut Fields<'_, '_, '_>) -> Option<Model> {
         sha256: sha256?,
         licence: licence?,
         languages: languages?,
+        file: file?,
         official: official?,
     })
+}
+
+fn official(mut fields: Fields<'_, '_, '_>) -> Option<Official> {
+    let repo = fields.text("repo", plain_path);
+    let revision = fields.text("revision", plain_path);
+    let file = fields.text("file", plain_path);
+    fields.no_others();
+    Some(Official { repo: repo?, revision: revision?, file: file? })
+}
+
+fn last_step(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// What a row must keep towards the others.
@@ -192,7 +229,7 @@ fn check(model: &Model, others: &[Model], roles: &[RoleNeed], fields: &mut Field
         if other.name == model.name {
             fields.add("name", format!("`{}` has two rows", model.name));
         }
-        if other.quality == model.quality {
+        if other.quality == model.quality && model.quality > 0 {
             fields.add("quality", format!("is also that of `{}`: the better one needs the higher number", other.name));
         }
     }

@@ -124,8 +124,8 @@ impl Store {
     pub(super) fn place(&self, model: &Model) -> Place {
         let folder = self.root.join(&model.name);
         Place {
-            file: folder.join(model.file_name()),
-            partial: folder.join(format!("{}.partial", model.file_name())),
+            file: folder.join(&model.file),
+            partial: folder.join(format!("{}.partial", model.file)),
             marker: folder.join("verified"),
             parts: folder.join("parts"),
             lock: self.root.join(format!("{}.lock", model.name)),

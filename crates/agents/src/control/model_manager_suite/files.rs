@@ -58,7 +58,7 @@ impl Files {
         self.store.catalogue()
     }
 
-    /// What the catalogue says of its models.
+    /// What the catalogue says of the models that there are engines for.
     pub(super) fn cards(&self) -> Vec<Card> {
         let card = |model: &catalogue::Model| Card {
             name: model.name.clone(),
@@ -71,7 +71,7 @@ impl Files {
             languages: model.languages.clone(),
             base: None,
         };
-        self.store.catalogue().models().iter().map(card).collect()
+        self.store.catalogue().models().iter().filter(|model| model.format.is_served()).map(card).collect()
     }
 
     /// Makes a registered model known.

@@ -38,7 +38,7 @@ at_most_mib = 900
 name = "../etc"
 roles = ["llm.tiny", 7]
 quality = "best"
-format = "onnx"
+format = "pt"
 parameters = 1
 quantisation = ""
 context_tokens = 0
@@ -62,7 +62,7 @@ colour = "red"
             "models.toml:13 name: is not made of letters, digits and `.`, `_`, `+`, `-`, a letter or digit first",
             "models.toml:14 roles: holds a value of type integer",
             "models.toml:15 quality: is not a whole number of at least 1",
-            "models.toml:16 format: is not `gguf`",
+            "models.toml:16 format: is neither `gguf` nor `onnx` nor `library` nor `recording`",
             "models.toml:18 quantisation: is empty",
             "models.toml:19 context_tokens: is not a whole number of at least 1",
             "models.toml:22 sha256: is not 64 lower-case hex digits",
@@ -71,11 +71,57 @@ colour = "red"
             "models.toml:25 file: is not a relative path of letters, digits and `.`, `_`, `+`, `-`, each step a \
              letter or digit first",
             "models.toml:25 branch: unknown; known are repo, revision, file",
-            "models.toml:26 colour: unknown; known are name, roles, quality, format, parameters, quantisation, \
+            "models.toml:26 colour: unknown; known are name, format, roles, quality, parameters, quantisation, \
              context_tokens, kv_bytes_per_token, work_mib, size_bytes, sha256, licence, languages, official",
             "models.toml:28 modle: unknown; known are role, model",
         ]
     );
+}
+
+#[test]
+fn what_is_no_language_model_needs_no_context_and_a_library_no_role() {
+    let hash = "0".repeat(64);
+    let text = format!(
+        "[[role]]
+         name = \"vad\"
+         at_most_mib = 64
+
+         [[model]]
+         name = \"ear\"
+         roles = [\"vad\"]
+         quality = 1
+         format = \"onnx\"
+         parameters = 10
+         quantisation = \"f32\"
+         work_mib = 8
+         size_bytes = 1048576
+         sha256 = \"{hash}\"
+         licence = \"MIT\"
+         file = \"ear.onnx\"
+
+         [[model]]
+         name = \"runtime\"
+         format = \"library\"
+         size_bytes = 5
+         sha256 = \"{hash}\"
+         licence = \"MIT\"
+         file = \"librun.so\"
+         "
+    );
+    let catalogue = Catalogue::parse(&text).unwrap();
+    let ear = catalogue.model("ear").unwrap();
+    assert_eq!(
+        (ear.format, ear.memory_bytes(0) >> 20, ear.file.as_str()),
+        (crate::catalogue::Format::Onnx, 9, "ear.onnx")
+    );
+    assert_eq!((&ear.official, ear.context_tokens, ear.kv_bytes_per_token), (&None, 0, 0));
+    let runtime = catalogue.model("runtime").unwrap();
+    assert_eq!((runtime.format, runtime.roles.len()), (crate::catalogue::Format::Library, 0));
+    let wrong = text.replace("quantisation = \"f32\"", "").replace("file = \"librun.so\"", "roles = [\"vad\"]");
+    let found = problems(Catalogue::parse(&wrong));
+    for expected in ["quantisation: is missing", "official: is missing", "roles: unknown; known are name, format"] {
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{expected} is not in {found:#?}");
+    }
 }
 
 #[test]
@@ -123,7 +169,7 @@ parts = [
         problems(Mirror::parse(text, &catalogue)),
         [
             "models-mirror.toml:3 model: no model `no-such` in the catalogue; known are smollm2-135m, \
-             qwen2.5-coder-0.5b, qwen2.5-coder-1.5b",
+             qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, silero-vad, onnxruntime-1.22.1, speech-jfk",
             "models-mirror.toml:6 kind: is neither `pip` nor `npm`",
             "models-mirror.toml:6 name: is not made of letters, digits and `.`, `_`, `+`, `-`, a letter or digit first",
             "models-mirror.toml:6 member: is not a relative path of letters, digits and `.`, `_`, `+`, `-`, each step \
