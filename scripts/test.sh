@@ -4,8 +4,8 @@
 set -euo pipefail
 
 nextest=0.9.143
-# The model that tests think with; its hash is in models.toml.
-model=smollm2-135m
+# The model that tests think with, and what they listen with and to; the hashes are in models.toml.
+models=(smollm2-135m silero-vad onnxruntime-1.22.1 speech-jfk)
 
 if ! cargo nextest --version >/dev/null 2>&1; then
   cargo install --locked "cargo-nextest@$nextest" || echo "note: cargo-nextest cannot be installed; cargo test stands in for it" >&2
@@ -31,8 +31,8 @@ else
   run=(cargo test --workspace --locked --no-fail-fast)
   options=(-- --test-threads=1)
 fi
-# Builds the programs too: end-to-end tests start them, and one of them fetches the model. Built on their own they would have
+# Builds the programs too: end-to-end tests start them, and one of them fetches the models. Built on their own they would have
 # other features, and all they stand on would be compiled twice.
 "${run[@]}" --no-run
-target/debug/tandem models pull "$model"
+target/debug/tandem models pull "${models[@]}"
 "${run[@]}" "${options[@]}"

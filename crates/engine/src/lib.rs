@@ -13,6 +13,7 @@ pub mod gguf;
 mod lease;
 mod runner;
 mod text;
+mod vad;
 
 pub use lease::{Lease, LeaseId, LeaseInfo, Ledger, SharedLedger};
 pub use runner::{Engine, EngineThread, Progress, Runner, engine_lost};
@@ -21,3 +22,4 @@ pub use text::{
     NO_CHAT_TEMPLATE, Prompt, Sampling, TextEvent, TextGenerator, TextRequest, TextSink, TextStream, TokenCounts,
     is_name,
 };
+pub use vad::{DetectorInfo, SpeechDetector, SpeechStream, VadMemory};

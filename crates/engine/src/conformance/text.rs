@@ -1,4 +1,4 @@
-//! The promises of the traits, as tests that any implementation must pass.
+//! The promises of [`TextGenerator`], as a test that any implementation must pass.
 
 use std::time::Duration;
 
