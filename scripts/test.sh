@@ -5,7 +5,7 @@ set -euo pipefail
 
 nextest=0.9.143
 # The model that tests think with, and what they listen with and to; the hashes are in models.toml.
-models=(smollm2-135m silero-vad onnxruntime-1.22.1 speech-jfk)
+models=(smollm2-135m silero-vad smart-turn-v3.2 onnxruntime-1.22.1 speech-jfk)
 
 if ! cargo nextest --version >/dev/null 2>&1; then
   cargo install --locked "cargo-nextest@$nextest" || echo "note: cargo-nextest cannot be installed; cargo test stands in for it" >&2

@@ -5,12 +5,16 @@
 
 #![allow(clippy::result_large_err, reason = "a Fault says everything a caller needs; it is made when something failed")]
 
+mod mel;
 mod runtime;
 mod session;
 mod silero;
+mod smart_turn;
 
+pub use mel::{LogMel, MELS};
 pub use runtime::{LIBRARY, LIBRARY_VARIABLE, Runtime, library};
 pub use silero::{SileroDetector, SileroOptions};
+pub use smart_turn::{SmartTurn, SmartTurnOptions};
 
 /// A file that is not there.
 const MODEL_MISSING: &str = "model_missing";

@@ -13,6 +13,7 @@ pub mod gguf;
 mod lease;
 mod runner;
 mod text;
+mod turn_end;
 mod vad;
 
 pub use lease::{Lease, LeaseId, LeaseInfo, Ledger, SharedLedger};
@@ -22,4 +23,5 @@ pub use text::{
     NO_CHAT_TEMPLATE, Prompt, Sampling, TextEvent, TextGenerator, TextRequest, TextSink, TextStream, TokenCounts,
     is_name,
 };
+pub use turn_end::{TurnEndDetector, TurnEndInfo};
 pub use vad::{DetectorInfo, SpeechDetector, SpeechStream, VadMemory};

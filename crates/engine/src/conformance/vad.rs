@@ -29,7 +29,7 @@ pub async fn speech_detector(detector: Arc<dyn SpeechDetector>, speech: &[f32]) 
 }
 
 async fn all(detector: &Arc<dyn SpeechDetector>, samples: &[f32]) -> Vec<f32> {
-    SpeechStream::new(detector.clone()).push(samples).await.unwrap()
+    SpeechStream::new(detector.clone()).push(samples).await.expect("sound is heard")
 }
 
 /// Streams side by side hear what each hears alone, whoever else is heard at the same time.
@@ -40,7 +40,7 @@ async fn stays_apart(detector: &Arc<dyn SpeechDetector>, speech: &[f32], alone: 
         let (detector, samples) = (detector.clone(), if n % 2 == 0 { speech.to_vec() } else { quieter.clone() });
         async move { SpeechStream::new(detector).push(&samples).await }
     });
-    let heard = try_join_all(streams).await.unwrap();
+    let heard = try_join_all(streams).await.expect("streams are heard side by side");
     for (n, heard) in heard.iter().enumerate() {
         let expected = if n % 2 == 0 { alone } else { &quieter_alone };
         // Several windows in one step may be added up in another order.
@@ -53,9 +53,9 @@ async fn takes_any_pieces(detector: &Arc<dyn SpeechDetector>, speech: &[f32], wh
     let mut stream = SpeechStream::new(detector.clone());
     let mut heard = Vec::new();
     for (n, piece) in speech.chunks(777).enumerate() {
-        heard.extend(stream.push(piece).await.unwrap());
+        heard.extend(stream.push(piece).await.expect("any piece is taken"));
         if n % 3 == 0 {
-            assert_eq!(stream.push(&[]).await.unwrap(), []);
+            assert_eq!(stream.push(&[]).await.expect("nothing is taken, too"), []);
         }
     }
     assert_eq!(heard, whole);
@@ -71,7 +71,7 @@ async fn refuses(detector: &dyn SpeechDetector) {
         (VadMemory::default(), broken, "window"),
         (VadMemory::new(vec![0.0; 7]), vec![0.0; size], "memory"),
     ] {
-        let fault = detector.hear(memory, window).await.unwrap_err();
+        let fault = detector.hear(memory, window).await.expect_err("it is refused");
         assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, field), "{fault}");
     }
     detector.hear(VadMemory::default(), vec![0.0; size]).await.expect("a refusal changes nothing");

@@ -169,7 +169,8 @@ parts = [
         problems(Mirror::parse(text, &catalogue)),
         [
             "models-mirror.toml:3 model: no model `no-such` in the catalogue; known are smollm2-135m, \
-             qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, silero-vad, onnxruntime-1.22.1, speech-jfk",
+             qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, silero-vad, smart-turn-v3.2, \
+             onnxruntime-1.22.1, speech-jfk",
             "models-mirror.toml:6 kind: is neither `pip` nor `npm`",
             "models-mirror.toml:6 name: is not made of letters, digits and `.`, `_`, `+`, `-`, a letter or digit first",
             "models-mirror.toml:6 member: is not a relative path of letters, digits and `.`, `_`, `+`, `-`, each step \
