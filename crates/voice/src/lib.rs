@@ -1,0 +1,24 @@
+//! A conversation by voice: what walks through its pipeline, who may speak, and what it means to be interrupted.
+//!
+//! Data goes right as [`Frame`]s, each with the turn it was born in. Only two things go left, through [`Current`]: the number of
+//! the current turn and the error that ended it. **Interruption is a new turn number**: stages drop what is older, queues flush
+//! it, and work on it is dropped, by which remote streams are cancelled.
+//!
+//! The thinking is plain functions: [`interrupt`] reads what was said over an answer, [`turn`] decides who has the floor. They do
+//! no IO and ask no clock: time is a [`Moment`] of the caller's.
+
+mod current;
+mod frame;
+mod pipeline;
+pub mod queue;
+mod stage;
+
+use std::time::Duration;
+
+pub use current::{Current, Ending};
+pub use frame::{FRAME_SAMPLES, Frame, SAMPLE_RATE, Segment, Sound, Speech, Transcript, TurnNumber, duration};
+pub use pipeline::{Pipeline, Running, pipeline};
+pub use stage::{Outlet, Stage};
+
+/// Time since the caller's own beginning, on a clock that only goes forward.
+pub type Moment = Duration;
