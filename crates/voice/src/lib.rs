@@ -9,6 +9,7 @@
 
 mod current;
 mod frame;
+pub mod interrupt;
 mod pipeline;
 pub mod queue;
 mod stage;
