@@ -12,13 +12,16 @@ mod frame;
 pub mod interrupt;
 mod pipeline;
 pub mod queue;
+mod sessions;
 mod stage;
+pub mod turn;
 
 use std::time::Duration;
 
 pub use current::{Current, Ending};
 pub use frame::{FRAME_SAMPLES, Frame, SAMPLE_RATE, Segment, Sound, Speech, Transcript, TurnNumber, duration};
 pub use pipeline::{Pipeline, Running, pipeline};
+pub use sessions::Sessions;
 pub use stage::{Outlet, Stage};
 
 /// Time since the caller's own beginning, on a clock that only goes forward.

@@ -1,0 +1,382 @@
+//! How events change a conversation.
+
+use super::state::{Answer, Fate, State, Utterance};
+use super::{
+    Action, Event, FOLLOW_UP, GIVE_UP, LISTEN, Notice, SILENCE, SILENCE_SURE, SILENCE_UNFINISHED, SURE, UTTERANCES,
+    WATCHDOG,
+};
+use crate::interrupt::{Decision, HOLD, Said, decide};
+use crate::{Moment, TurnNumber};
+
+/// The next state, and what is to be done. Time never runs backwards.
+pub fn step(state: State, event: Event, now: Moment) -> (State, Vec<Action>) {
+    let mut floor = Floor { state, now, actions: Vec::new() };
+    floor.take(event);
+    floor.watch();
+    while floor.judge() {}
+    floor.tell();
+    (floor.state, floor.actions)
+}
+
+struct Floor {
+    state: State,
+    now: Moment,
+    actions: Vec<Action>,
+}
+
+impl Floor {
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn notice(&mut self, turn: TurnNumber, notice: Notice) {
+        self.act(Action::Notice { turn, notice });
+        if let Some(answer) = &mut self.state.answer {
+            answer.heard = self.now;
+        }
+    }
+
+    /// Takes the event in, as far as it is of something that is still wanted.
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::SpeechStart if !self.state.sound => {
+                self.state.sound = true;
+                self.hear();
+            }
+            Event::SpeechEnd if self.state.sound => {
+                self.state.sound = false;
+                let now = self.now;
+                if let Some(live) = self.state.live() {
+                    live.until = Some(now);
+                }
+                self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent);
+            }
+            Event::Partial { turn, said } => {
+                if let Some(utterance) = self.open(turn) {
+                    utterance.said = said;
+                }
+            }
+            Event::EndOfTurn { turn, score, unfinished } => {
+                if let Some(utterance) = self.open(turn) {
+                    utterance.silence = match unfinished {
+                        true => SILENCE_UNFINISHED,
+                        false if score >= SURE => SILENCE_SURE,
+                        false => SILENCE,
+                    };
+                }
+            }
+            Event::Final { turn, said: Said::Nothing } | Event::NoSpeech { turn } => self.unheard(turn, false),
+            Event::Final { turn, said } => {
+                let now = self.now;
+                let Some(utterance) = self.open(turn) else { return };
+                let went_on = !utterance.asked;
+                utterance.said = said;
+                (utterance.asked, utterance.complete) = (true, true);
+                utterance.until.get_or_insert(now);
+                if went_on && self.state.sound {
+                    self.hear();
+                }
+            }
+            Event::Segment { turn } => {
+                let now = self.now;
+                let Some(answer) = self.answer(turn).filter(|answer| !answer.ended) else { return };
+                let segment = answer.given;
+                answer.given += 1;
+                answer.sign = now;
+                self.act(Action::Play { turn, segment });
+            }
+            Event::AnswerEnded { turn } => {
+                let Some(answer) = self.answer(turn) else { return };
+                answer.ended = true;
+                if answer.given == 0 {
+                    self.notice(turn, Notice::Done);
+                }
+                self.finish_if_over();
+            }
+            Event::Failed { turn } if self.answer(turn).is_some() => {
+                let younger = self.younger();
+                self.end_answer(younger);
+                self.notice(turn, Notice::Failed);
+            }
+            Event::Failed { turn } => self.unheard(turn, true),
+            Event::Position { turn, samples } => {
+                let now = self.now;
+                if let Some(answer) = self.answer(turn).filter(|answer| samples > answer.samples) {
+                    answer.samples = samples;
+                    (answer.heard, answer.sign) = (now, now);
+                }
+            }
+            Event::Played { turn, segments } => {
+                let now = self.now;
+                let Some(answer) = self.answer(turn).filter(|answer| segments > answer.played) else { return };
+                answer.played = segments.min(answer.given);
+                (answer.heard, answer.sign) = (now, now);
+                self.finish_if_over();
+            }
+            Event::Wake | Event::Talk => self.call(),
+            Event::Stop => self.stop_all(),
+            Event::Silence => {
+                if self.state.answer.is_none() && self.state.utterances.is_empty() {
+                    self.state.listening = None;
+                }
+            }
+            Event::SpeechStart | Event::SpeechEnd | Event::Tick => {}
+        }
+    }
+
+    /// The utterance of this number, if its words still matter.
+    fn open(&mut self, turn: TurnNumber) -> Option<&mut Utterance> {
+        let wanted = |utterance: &&mut Utterance| utterance.fate != Fate::Spent && !utterance.complete;
+        self.state.utterances.iter_mut().find(|utterance| utterance.turn == turn).filter(wanted)
+    }
+
+    /// The answer to this turn, if it still matters.
+    fn answer(&mut self, turn: TurnNumber) -> Option<&mut Answer> {
+        self.state.answer.as_mut().filter(|answer| answer.turn == turn)
+    }
+
+    fn ear_is_open(&self) -> bool {
+        let listening = self.state.listening.is_some_and(|until| self.now < until);
+        listening || self.state.answer.is_some() || !self.state.utterances.is_empty()
+    }
+
+    /// Speech goes on or begins.
+    fn hear(&mut self) {
+        if !self.ear_is_open() {
+            return;
+        }
+        let (now, over) = (self.now, self.state.answer.is_some());
+        if let Some(live) = self.state.live() {
+            live.until = None;
+            // What has no words yet begins only now.
+            if live.said == Said::Nothing {
+                (live.since, live.over) = (now, over);
+            }
+            return;
+        }
+        if self.state.utterances.len() >= UTTERANCES {
+            let oldest = self.state.utterances[0].turn;
+            self.unheard(oldest, true);
+        }
+        let turn = self.fresh();
+        self.state.utterances.push(Utterance::new(turn, now, over));
+    }
+
+    /// A number that nothing has.
+    fn fresh(&mut self) -> TurnNumber {
+        self.state.last = self.state.last.next();
+        self.state.last
+    }
+
+    /// An utterance comes to nothing. The person is told when it was to be a turn, or may have been one (`lost`).
+    fn unheard(&mut self, turn: TurnNumber, lost: bool) {
+        let Some(utterance) = self.open(turn) else { return };
+        let tell = utterance.fate == Fate::Turn || lost;
+        self.state.utterances.retain(|utterance| utterance.turn != turn);
+        if tell {
+            self.listen(FOLLOW_UP);
+            self.notice(turn, Notice::NotHeard);
+        }
+    }
+
+    fn listen(&mut self, span: std::time::Duration) {
+        self.state.listening = self.state.listening.max(Some(self.now + span));
+    }
+
+    fn begin(&mut self, turn: TurnNumber) {
+        if turn > self.state.current {
+            self.state.current = turn;
+            self.act(Action::Begin { turn });
+        }
+    }
+
+    /// A number that makes the answer stale, but nothing that was said after it.
+    fn younger(&mut self) -> TurnNumber {
+        let first = self
+            .state
+            .utterances
+            .iter()
+            .find(|utterance| utterance.fate != Fate::Spent)
+            .map(|utterance| utterance.turn);
+        first.unwrap_or_else(|| self.fresh())
+    }
+
+    /// Ends the answer before its time, by a younger turn.
+    fn end_answer(&mut self, by: TurnNumber) {
+        let Some(answer) = self.state.answer.take() else { return };
+        self.begin(by);
+        if answer.given > 0 {
+            self.act(Action::StopPlayback { turn: answer.turn });
+        }
+        self.act(Action::Cancel { turn: answer.turn });
+        self.listen(FOLLOW_UP);
+    }
+
+    fn finish_if_over(&mut self) {
+        if self.state.answer.as_ref().is_some_and(Answer::is_over) {
+            self.state.answer = None;
+            self.listen(FOLLOW_UP);
+        }
+    }
+
+    /// Somebody called the assistant: it is silent and listens. What is being said is for it.
+    fn call(&mut self) {
+        if self.state.answer.is_some() {
+            let by = self.younger();
+            self.end_answer(by);
+            if let Some(first) = self.state.utterances.iter_mut().find(|utterance| utterance.turn == by) {
+                first.fate = Fate::Turn;
+            }
+        }
+        self.listen(LISTEN);
+        self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent);
+        if self.state.sound {
+            self.hear();
+        }
+    }
+
+    /// Everything ends, also what is being said. Where nothing is left to end, the ear closes.
+    fn stop_all(&mut self) {
+        if self.state.answer.is_none() && self.state.utterances.is_empty() {
+            self.state.listening = None;
+            return;
+        }
+        let by = self.fresh();
+        self.end_answer(by);
+        self.begin(by);
+        self.spend(by);
+        self.state.stopped = Some(self.now);
+    }
+
+    /// What was said up to this number has done what it was for.
+    fn spend(&mut self, up_to: TurnNumber) {
+        let spent = self.state.utterances.iter_mut().filter(|utterance| utterance.turn <= up_to);
+        spent.for_each(|utterance| utterance.fate = Fate::Spent);
+        let sound = self.state.sound;
+        self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent || sound && !utterance.asked);
+    }
+
+    /// Does what is due.
+    fn watch(&mut self) {
+        let now = self.now;
+        self.state.listening = self.state.listening.filter(|until| now < *until);
+        if self.state.utterances.iter().any(|utterance| utterance.fate == Fate::Spent && now >= utterance.end()) {
+            self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent);
+        }
+        if let Some(live) = self.state.live().filter(|live| now >= live.end()) {
+            live.asked = true;
+            live.until.get_or_insert(now);
+            let (turn, said) = (live.turn, live.said);
+            self.act(Action::Finish { turn });
+            // Sound that never ends and has no words is a machine.
+            if self.state.sound && said != Said::Nothing {
+                self.hear();
+            }
+        }
+        let late = |utterance: &&Utterance| utterance.asked && !utterance.complete && now >= utterance.end();
+        while let Some(utterance) = self.state.utterances.iter().find(late) {
+            let turn = utterance.turn;
+            self.unheard(turn, true);
+        }
+        let Some(answer) = &mut self.state.answer else { return };
+        let turn = answer.turn;
+        let over = match answer.held {
+            Some(until) => (now >= until).then_some(Notice::HoldOver),
+            None => (now >= answer.sign + GIVE_UP).then_some(Notice::GaveUp),
+        };
+        if let Some(notice) = over {
+            let by = self.younger();
+            self.end_answer(by);
+            self.notice(turn, notice);
+        } else if answer.held.is_none() && now >= answer.heard + WATCHDOG {
+            self.notice(turn, Notice::Working);
+        }
+    }
+
+    /// Decides about one utterance; says whether that may have settled another.
+    fn judge(&mut self) -> bool {
+        let since_stop = self.state.stopped.map(|stopped| self.now.saturating_sub(stopped));
+        if let Some(answer) = &self.state.answer {
+            let held = answer.held.is_some();
+            for (place, utterance) in self.state.utterances.iter().enumerate() {
+                if utterance.fate != Fate::Open {
+                    continue;
+                }
+                let turn = utterance.turn;
+                match decide(utterance.said, utterance.speech(self.now), since_stop, held) {
+                    Decision::Stop => {
+                        self.end_answer(turn);
+                        self.spend(turn);
+                        self.state.stopped = Some(self.now);
+                        return true;
+                    }
+                    // Before what was said first is settled, only a stop cuts in.
+                    _ if place > 0 => {}
+                    Decision::Hold => {
+                        self.hold();
+                        return true;
+                    }
+                    Decision::Resume => {
+                        self.resume();
+                        return true;
+                    }
+                    Decision::NewTurn => {
+                        self.end_answer(turn);
+                        self.state.utterances[0].fate = Fate::Turn;
+                        return true;
+                    }
+                    Decision::Undecided => {}
+                }
+            }
+        }
+        let Some(first) = self.state.utterances.first().filter(|first| first.complete) else { return false };
+        let (turn, said, fate, over) = (first.turn, first.said, first.fate, first.over);
+        self.state.utterances.remove(0);
+        let only_to_an_answer = !matches!(said, Said::Other(_));
+        let answers = match fate {
+            Fate::Open => self.state.answer.is_none() && !(over && only_to_an_answer),
+            Fate::Turn => !(over && said == Said::Stop),
+            Fate::Spent => false,
+        };
+        if answers {
+            self.begin(turn);
+            self.act(Action::Submit { turn });
+            // The request is there; how long to listen on is said when its answer is over.
+            self.state.listening = None;
+            self.state.answer = Some(Answer::new(turn, self.now));
+        }
+        true
+    }
+
+    fn hold(&mut self) {
+        let Some(answer) = &mut self.state.answer else { return };
+        answer.held = Some(self.now + HOLD);
+        let turn = answer.turn;
+        self.act(Action::Pause { turn });
+        self.notice(turn, Notice::Holding);
+    }
+
+    fn resume(&mut self) {
+        let Some(answer) = &mut self.state.answer else { return };
+        answer.held = None;
+        (answer.heard, answer.sign) = (self.now, self.now);
+        let (turn, samples) = (answer.turn, answer.samples);
+        self.act(Action::Resume { turn, samples });
+    }
+
+    /// Tells the ear and the loudspeaker what has changed for them.
+    fn tell(&mut self) {
+        let audible = self.state.answer.as_ref().is_some_and(|answer| answer.is_audible() && answer.held.is_none());
+        let ducked = audible && self.state.utterances.iter().any(|utterance| utterance.ducks(self.now));
+        if ducked != self.state.ducked {
+            self.state.ducked = ducked;
+            self.act(if ducked { Action::Duck } else { Action::Unduck });
+        }
+        let next = self.state.last.next();
+        let ear = self.ear_is_open().then(|| self.state.live().map_or(next, |live| live.turn));
+        if ear != self.state.ear {
+            self.state.ear = ear;
+            self.act(ear.map_or(Action::CloseEar, |turn| Action::OpenEar { turn }));
+        }
+    }
+}
