@@ -142,15 +142,16 @@ impl Floor {
 
     /// Speech goes on or begins.
     fn hear(&mut self) {
-        if !self.ear_is_open() {
+        // An ear that is about to close still hears.
+        if self.state.ear.is_none() && !self.ear_is_open() {
             return;
         }
         let (now, over) = (self.now, self.state.answer.is_some());
         if let Some(live) = self.state.live() {
-            live.until = None;
-            // What has no words yet begins only now.
-            if live.said == Said::Nothing {
-                (live.since, live.over) = (now, over);
+            let was_silent = live.until.take().is_some();
+            // Words that come only now were not said over an answer that is gone.
+            if was_silent && live.said == Said::Nothing {
+                live.over = over;
             }
             return;
         }
@@ -230,6 +231,8 @@ impl Floor {
         }
         self.listen(LISTEN);
         self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent);
+        // What was over by now is not what the person called for.
+        self.ask();
         if self.state.sound {
             self.hear();
         }
@@ -263,16 +266,7 @@ impl Floor {
         if self.state.utterances.iter().any(|utterance| utterance.fate == Fate::Spent && now >= utterance.end()) {
             self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent);
         }
-        if let Some(live) = self.state.live().filter(|live| now >= live.end()) {
-            live.asked = true;
-            live.until.get_or_insert(now);
-            let (turn, said) = (live.turn, live.said);
-            self.act(Action::Finish { turn });
-            // Sound that never ends and has no words is a machine.
-            if self.state.sound && said != Said::Nothing {
-                self.hear();
-            }
-        }
+        self.ask();
         let late = |utterance: &&Utterance| utterance.asked && !utterance.complete && now >= utterance.end();
         while let Some(utterance) = self.state.utterances.iter().find(late) {
             let turn = utterance.turn;
@@ -290,6 +284,21 @@ impl Floor {
             self.notice(turn, notice);
         } else if answer.held.is_none() && now >= answer.heard + WATCHDOG {
             self.notice(turn, Notice::Working);
+        }
+    }
+
+    /// Asks for the final words of what seems to be over.
+    fn ask(&mut self) {
+        let now = self.now;
+        if let Some(live) = self.state.live().filter(|live| now >= live.end()) {
+            live.asked = true;
+            live.until.get_or_insert(now);
+            let (turn, said) = (live.turn, live.said);
+            self.act(Action::Finish { turn });
+            // Sound that never ends and has no words is a machine.
+            if self.state.sound && said != Said::Nothing {
+                self.hear();
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Event, Notice, State, WATCHDOG};
+use super::{Action, Event, Notice, State, UTTERANCE, WATCHDOG};
 use crate::interrupt::{HOLD, Said};
 use crate::{Moment, TurnNumber};
 
@@ -12,6 +12,7 @@ use crate::{Moment, TurnNumber};
 pub(super) struct Promises {
     pub(super) current: TurnNumber,
     pub(super) ear: Option<TurnNumber>,
+    /// Somebody speaks.
     pub(super) sound: bool,
     /// Speech that goes on begins another utterance, as soon as the ear has a number for it;
     /// over an answer or not.
@@ -30,6 +31,7 @@ pub(super) struct Promises {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Heard {
     pub(super) turn: TurnNumber,
+    pub(super) since: Moment,
     pub(super) live: bool,
     /// There was an answer meanwhile.
     pub(super) over: bool,
@@ -69,6 +71,7 @@ impl Promises {
         state: &State,
         now: Moment,
     ) -> Result<(), String> {
+        self.wait(now)?;
         self.happen(event, now);
         for action in actions {
             self.act(*action, now)?;
@@ -76,11 +79,23 @@ impl Promises {
         self.settle(event, actions, state, now)
     }
 
+    /// How long anything may take.
+    fn wait(&self, now: Moment) -> Result<(), String> {
+        if let Some(answer) = &self.answer {
+            match answer.held {
+                Some(since) => promise(now <= since + HOLD, "an answer is held for 30 s at most")?,
+                None => promise(now <= answer.heard + WATCHDOG, "nobody waits for 5 s and hears nothing")?,
+            }
+        }
+        let mut live = self.heard.iter().filter(|heard| heard.live);
+        promise(live.all(|heard| now <= heard.since + UTTERANCE), "nobody speaks for more than 60 s")
+    }
+
     fn happen(&mut self, event: Event, now: Moment) {
         match event {
             Event::SpeechStart if !self.sound => {
                 self.sound = true;
-                self.hear(self.answer.is_some());
+                self.hear(self.answer.is_some(), now);
             }
             Event::SpeechEnd => self.sound = false,
             Event::Wake | Event::Talk => self.begins = self.sound.then_some(self.answer.is_some()),
@@ -121,9 +136,9 @@ impl Promises {
         self.answer.take_if(|answer| answer.ended && answer.given == answer.played);
     }
 
-    fn hear(&mut self, over: bool) {
+    fn hear(&mut self, over: bool, now: Moment) {
         if let Some(turn) = self.ear.filter(|_| !self.heard.iter().any(|heard| heard.live)) {
-            self.heard.push(Heard { turn, live: true, over, said: Said::Nothing });
+            self.heard.push(Heard { turn, since: now, live: true, over, said: Said::Nothing });
         }
     }
 
@@ -143,7 +158,7 @@ impl Promises {
                 )?;
                 self.ear = Some(turn);
                 if let Some(over) = self.begins.take() {
-                    self.hear(over || self.answer.is_some());
+                    self.hear(over || self.answer.is_some(), now);
                 }
             }
             Action::CloseEar => {
@@ -231,16 +246,14 @@ impl Promises {
     }
 
     fn settle(&mut self, event: Event, actions: &[Action], state: &State, now: Moment) -> Result<(), String> {
-        if let Some(answer) = &self.answer {
-            match answer.held {
-                Some(since) => promise(now < since + HOLD, "an answer is held for 30 s at most")?,
-                None => promise(now < answer.heard + WATCHDOG, "nobody waits for 5 s and hears nothing")?,
-            }
-        }
+        self.wait(now)?;
         if let Some(over) = self.begins.take() {
             promise(self.ear.is_some(), "speech that goes on is heard on")?;
-            self.hear(over);
+            self.hear(over, now);
         }
+        let audible = |answer: &Told| answer.given > answer.played && answer.held.is_none();
+        let may_interrupt = self.answer.as_ref().is_some_and(audible) && !state.utterances.is_empty();
+        promise(!self.ducked || may_interrupt, "an answer is quieter only while somebody may be interrupting")?;
         let busy = self.answer.is_some() || !self.heard.is_empty() || self.finals.iter().any(|complete| complete.owed);
         promise(!busy || state.due(now).is_some(), "who waits for something looks at the clock")?;
         let known = |turn: TurnNumber| state.utterances.iter().any(|utterance| utterance.turn == turn);
@@ -280,7 +293,8 @@ pub(super) fn normal(state: &mut State, promises: &mut Promises, then: Moment, n
         shift(&mut utterance.since);
         utterance.until.iter_mut().for_each(shift);
     }
-    let (played, samples) = promises.answer.as_ref().map_or((0, 0), |answer| (answer.played, answer.samples));
+    let (played, samples) =
+        promises.answer.as_ref().map_or((0, 0), |answer| (answer.played, answer.samples.saturating_sub(1)));
     if let Some(answer) = &mut state.answer {
         lower(&mut answer.turn);
         [&mut answer.heard, &mut answer.sign].into_iter().chain(&mut answer.held).for_each(shift);
@@ -289,11 +303,14 @@ pub(super) fn normal(state: &mut State, promises: &mut Promises, then: Moment, n
     }
     [&mut promises.current, &mut promises.submitted, &mut promises.cancelled].into_iter().for_each(lower);
     promises.ear.iter_mut().for_each(lower);
-    promises.heard.iter_mut().for_each(|heard| lower(&mut heard.turn));
+    for heard in &mut promises.heard {
+        lower(&mut heard.turn);
+        shift(&mut heard.since);
+    }
     promises.finals.iter_mut().for_each(|complete| lower(&mut complete.turn));
     if let Some(answer) = &mut promises.answer {
         lower(&mut answer.turn);
         [&mut answer.heard].into_iter().chain(&mut answer.held).for_each(shift);
-        (answer.given, answer.played, answer.samples) = (answer.given - played, 0, 0);
+        (answer.given, answer.played, answer.samples) = (answer.given - played, 0, answer.samples - samples);
     }
 }

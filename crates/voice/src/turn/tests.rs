@@ -254,3 +254,35 @@ fn the_ends_of_an_answer_that_come_back_are_no_question() {
     let done = talk.at(200, Event::Final { turn: n(2), said: Said::Echo });
     assert!(!done.contains(&Action::Submit { turn: n(2) }), "{done:?}");
 }
+
+#[test]
+fn an_ear_that_is_about_to_close_still_hears() {
+    let mut talk = Talk::new();
+    talk.at(0, Event::Wake);
+    talk.now += LISTEN;
+    talk.step(Event::SpeechStart);
+    assert_eq!(talk.state.phase(), Phase::UserSpeaking);
+}
+
+#[test]
+fn who_calls_is_heard_although_something_was_stopped_in_the_same_breath() {
+    let mut talk = Talk::answering();
+    talk.at(0, Event::SpeechStart);
+    talk.at(300, Event::Partial { turn: n(2), said: Said::Stop });
+    talk.at(500, Event::Wake);
+    let asked = talk.at(900, Event::Final { turn: n(3), said: Said::Other(4) });
+    assert!(asked.contains(&Action::Submit { turn: n(3) }), "{asked:?}");
+}
+
+#[test]
+fn who_calls_is_heard_although_a_machine_has_made_noise_for_long() {
+    let mut talk = Talk::new();
+    talk.at(0, Event::SpeechStart);
+    talk.at(0, Event::Wake);
+    talk.now += UTTERANCE;
+    let called = talk.step(Event::Talk);
+    assert_eq!(called, [Action::Finish { turn: n(1) }, Action::OpenEar { turn: n(2) }]);
+    assert_eq!(talk.at(500, Event::Final { turn: n(2), said: Said::Other(4) }), [Action::OpenEar { turn: n(3) }]);
+    let settled = talk.at(100, Event::NoSpeech { turn: n(1) });
+    assert!(settled.contains(&Action::Submit { turn: n(2) }), "{settled:?}");
+}
