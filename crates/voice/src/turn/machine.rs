@@ -1,11 +1,8 @@
 //! How events change a conversation.
 
 use super::state::{Answer, Fate, State, Utterance};
-use super::{
-    Action, Event, FOLLOW_UP, GIVE_UP, LISTEN, Notice, SILENCE, SILENCE_SURE, SILENCE_UNFINISHED, SURE, UTTERANCES,
-    WATCHDOG,
-};
-use crate::interrupt::{Decision, HOLD, Said, decide};
+use super::{Action, Event, FOLLOW_UP, LISTEN, Notice, SILENCE, SILENCE_SURE, SILENCE_UNFINISHED, SURE, UTTERANCES};
+use crate::interrupt::Said;
 use crate::{Moment, TurnNumber};
 
 /// The next state, and what is to be done. Time never runs backwards.
@@ -18,18 +15,18 @@ pub fn step(state: State, event: Event, now: Moment) -> (State, Vec<Action>) {
     (floor.state, floor.actions)
 }
 
-struct Floor {
-    state: State,
-    now: Moment,
+pub(super) struct Floor {
+    pub(super) state: State,
+    pub(super) now: Moment,
     actions: Vec<Action>,
 }
 
 impl Floor {
-    fn act(&mut self, action: Action) {
+    pub(super) fn act(&mut self, action: Action) {
         self.actions.push(action);
     }
 
-    fn notice(&mut self, turn: TurnNumber, notice: Notice) {
+    pub(super) fn notice(&mut self, turn: TurnNumber, notice: Notice) {
         self.act(Action::Notice { turn, notice });
         if let Some(answer) = &mut self.state.answer {
             answer.heard = self.now;
@@ -135,13 +132,13 @@ impl Floor {
         self.state.answer.as_mut().filter(|answer| answer.turn == turn)
     }
 
-    fn ear_is_open(&self) -> bool {
+    pub(super) fn ear_is_open(&self) -> bool {
         let listening = self.state.listening.is_some_and(|until| self.now < until);
         listening || self.state.answer.is_some() || !self.state.utterances.is_empty()
     }
 
     /// Speech goes on or begins.
-    fn hear(&mut self) {
+    pub(super) fn hear(&mut self) {
         // An ear that is about to close still hears.
         if self.state.ear.is_none() && !self.ear_is_open() {
             return;
@@ -170,7 +167,7 @@ impl Floor {
     }
 
     /// An utterance comes to nothing. The person is told when it was to be a turn, or may have been one (`lost`).
-    fn unheard(&mut self, turn: TurnNumber, lost: bool) {
+    pub(super) fn unheard(&mut self, turn: TurnNumber, lost: bool) {
         let Some(utterance) = self.open(turn) else { return };
         let tell = utterance.fate == Fate::Turn || lost;
         self.state.utterances.retain(|utterance| utterance.turn != turn);
@@ -180,11 +177,11 @@ impl Floor {
         }
     }
 
-    fn listen(&mut self, span: std::time::Duration) {
+    pub(super) fn listen(&mut self, span: std::time::Duration) {
         self.state.listening = self.state.listening.max(Some(self.now + span));
     }
 
-    fn begin(&mut self, turn: TurnNumber) {
+    pub(super) fn begin(&mut self, turn: TurnNumber) {
         if turn > self.state.current {
             self.state.current = turn;
             self.act(Action::Begin { turn });
@@ -192,7 +189,7 @@ impl Floor {
     }
 
     /// A number that makes the answer stale, but nothing that was said after it.
-    fn younger(&mut self) -> TurnNumber {
+    pub(super) fn younger(&mut self) -> TurnNumber {
         let first = self
             .state
             .utterances
@@ -203,7 +200,7 @@ impl Floor {
     }
 
     /// Ends the answer before its time, by a younger turn.
-    fn end_answer(&mut self, by: TurnNumber) {
+    pub(super) fn end_answer(&mut self, by: TurnNumber) {
         let Some(answer) = self.state.answer.take() else { return };
         self.begin(by);
         if answer.given > 0 {
@@ -252,140 +249,10 @@ impl Floor {
     }
 
     /// What was said up to this number has done what it was for.
-    fn spend(&mut self, up_to: TurnNumber) {
+    pub(super) fn spend(&mut self, up_to: TurnNumber) {
         let spent = self.state.utterances.iter_mut().filter(|utterance| utterance.turn <= up_to);
         spent.for_each(|utterance| utterance.fate = Fate::Spent);
         let sound = self.state.sound;
         self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent || sound && !utterance.asked);
-    }
-
-    /// Does what is due.
-    fn watch(&mut self) {
-        let now = self.now;
-        self.state.listening = self.state.listening.filter(|until| now < *until);
-        if self.state.utterances.iter().any(|utterance| utterance.fate == Fate::Spent && now >= utterance.end()) {
-            self.state.utterances.retain(|utterance| utterance.fate != Fate::Spent);
-        }
-        self.ask();
-        let late = |utterance: &&Utterance| utterance.asked && !utterance.complete && now >= utterance.end();
-        while let Some(utterance) = self.state.utterances.iter().find(late) {
-            let turn = utterance.turn;
-            self.unheard(turn, true);
-        }
-        let Some(answer) = &mut self.state.answer else { return };
-        let turn = answer.turn;
-        let over = match answer.held {
-            Some(until) => (now >= until).then_some(Notice::HoldOver),
-            None => (now >= answer.sign + GIVE_UP).then_some(Notice::GaveUp),
-        };
-        if let Some(notice) = over {
-            let by = self.younger();
-            self.end_answer(by);
-            self.notice(turn, notice);
-        } else if answer.held.is_none() && now >= answer.heard + WATCHDOG {
-            self.notice(turn, Notice::Working);
-        }
-    }
-
-    /// Asks for the final words of what seems to be over.
-    fn ask(&mut self) {
-        let now = self.now;
-        if let Some(live) = self.state.live().filter(|live| now >= live.end()) {
-            live.asked = true;
-            live.until.get_or_insert(now);
-            let (turn, said) = (live.turn, live.said);
-            self.act(Action::Finish { turn });
-            // Sound that never ends and has no words is a machine.
-            if self.state.sound && said != Said::Nothing {
-                self.hear();
-            }
-        }
-    }
-
-    /// Decides about one utterance; says whether that may have settled another.
-    fn judge(&mut self) -> bool {
-        let since_stop = self.state.stopped.map(|stopped| self.now.saturating_sub(stopped));
-        if let Some(answer) = &self.state.answer {
-            let held = answer.held.is_some();
-            for (place, utterance) in self.state.utterances.iter().enumerate() {
-                if utterance.fate != Fate::Open {
-                    continue;
-                }
-                let turn = utterance.turn;
-                match decide(utterance.said, utterance.speech(self.now), since_stop, held) {
-                    Decision::Stop => {
-                        self.end_answer(turn);
-                        self.spend(turn);
-                        self.state.stopped = Some(self.now);
-                        return true;
-                    }
-                    // Before what was said first is settled, only a stop cuts in.
-                    _ if place > 0 => {}
-                    Decision::Hold => {
-                        self.hold();
-                        return true;
-                    }
-                    Decision::Resume => {
-                        self.resume();
-                        return true;
-                    }
-                    Decision::NewTurn => {
-                        self.end_answer(turn);
-                        self.state.utterances[0].fate = Fate::Turn;
-                        return true;
-                    }
-                    Decision::Undecided => {}
-                }
-            }
-        }
-        let Some(first) = self.state.utterances.first().filter(|first| first.complete) else { return false };
-        let (turn, said, fate, over) = (first.turn, first.said, first.fate, first.over);
-        self.state.utterances.remove(0);
-        let only_to_an_answer = !matches!(said, Said::Other(_));
-        let answers = match fate {
-            Fate::Open => self.state.answer.is_none() && !(over && only_to_an_answer),
-            Fate::Turn => !(over && said == Said::Stop),
-            Fate::Spent => false,
-        };
-        if answers {
-            self.begin(turn);
-            self.act(Action::Submit { turn });
-            // The request is there; how long to listen on is said when its answer is over.
-            self.state.listening = None;
-            self.state.answer = Some(Answer::new(turn, self.now));
-        }
-        true
-    }
-
-    fn hold(&mut self) {
-        let Some(answer) = &mut self.state.answer else { return };
-        answer.held = Some(self.now + HOLD);
-        let turn = answer.turn;
-        self.act(Action::Pause { turn });
-        self.notice(turn, Notice::Holding);
-    }
-
-    fn resume(&mut self) {
-        let Some(answer) = &mut self.state.answer else { return };
-        answer.held = None;
-        (answer.heard, answer.sign) = (self.now, self.now);
-        let (turn, samples) = (answer.turn, answer.samples);
-        self.act(Action::Resume { turn, samples });
-    }
-
-    /// Tells the ear and the loudspeaker what has changed for them.
-    fn tell(&mut self) {
-        let audible = self.state.answer.as_ref().is_some_and(|answer| answer.is_audible() && answer.held.is_none());
-        let ducked = audible && self.state.utterances.iter().any(|utterance| utterance.ducks(self.now));
-        if ducked != self.state.ducked {
-            self.state.ducked = ducked;
-            self.act(if ducked { Action::Duck } else { Action::Unduck });
-        }
-        let next = self.state.last.next();
-        let ear = self.ear_is_open().then(|| self.state.live().map_or(next, |live| live.turn));
-        if ear != self.state.ear {
-            self.state.ear = ear;
-            self.act(ear.map_or(Action::CloseEar, |turn| Action::OpenEar { turn }));
-        }
     }
 }

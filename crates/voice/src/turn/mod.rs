@@ -9,6 +9,7 @@
 //! spoken, whatever order their words arrive in.
 
 mod machine;
+mod settle;
 mod state;
 
 pub use machine::step;
