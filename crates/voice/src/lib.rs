@@ -26,3 +26,9 @@ pub use stage::{Outlet, Stage};
 
 /// Time since the caller's own beginning, on a clock that only goes forward.
 pub type Moment = Duration;
+
+/// Waits for a test's end, so that a wait for ever fails it.
+#[cfg(test)]
+async fn within(test: impl Future<Output = ()>) {
+    tokio::time::timeout(Duration::from_secs(10), test).await.expect("it waits for ever");
+}

@@ -6,6 +6,7 @@ use tandem_types::Fault;
 
 use super::*;
 use crate::queue::Sender;
+use crate::within;
 use crate::{Frame, Outlet, TurnNumber};
 
 fn frame<T>(turn: u64, payload: T) -> Frame<T> {
@@ -104,61 +105,73 @@ async fn all<T>(mut tail: Receiver<T>) -> Vec<(u64, T)> {
 
 #[tokio::test]
 async fn data_goes_right_in_order_and_with_its_turn() {
-    let Rig { source, work, tail, .. } = rig();
-    source.send(frame(1, "one three")).await;
-    source.send(frame(1, "seven")).await;
-    drop(source);
-    let ((), got) = tokio::join!(work, all(tail));
-    assert_eq!(got, [(1, 3), (1, 5), (1, 5)]);
+    within(async {
+        let Rig { source, work, tail, .. } = rig();
+        source.send(frame(1, "one three")).await;
+        source.send(frame(1, "seven")).await;
+        drop(source);
+        let ((), got) = tokio::join!(work, all(tail));
+        assert_eq!(got, [(1, 3), (1, 5), (1, 5)]);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_newer_turn_cuts_off_what_is_being_worked_on() {
-    let Rig { current, source, work, tail, cut_off, begun } = rig();
-    source.send(frame(1, "a wait never heard")).await;
-    let driver = async {
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        current.begin(TurnNumber::new(2));
-        source.send(frame(1, "stale")).await;
-        source.send(frame(2, "fresh")).await;
-        drop(source);
-    };
-    let ((), (), got) = tokio::join!(work, driver, all(tail));
-    assert!(cut_off.load(Ordering::Relaxed), "the work was not dropped");
-    assert_eq!(got, [(1, 1), (2, 5)]);
-    assert_eq!(begun.load(Ordering::Relaxed), 2);
+    within(async {
+        let Rig { current, source, work, tail, cut_off, begun } = rig();
+        source.send(frame(1, "a wait never heard")).await;
+        let driver = async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            current.begin(TurnNumber::new(2));
+            source.send(frame(1, "stale")).await;
+            source.send(frame(2, "fresh")).await;
+            drop(source);
+        };
+        let ((), (), got) = tokio::join!(work, driver, all(tail));
+        assert!(cut_off.load(Ordering::Relaxed), "the work was not dropped");
+        assert_eq!(got, [(1, 1), (2, 5)]);
+        assert_eq!(begun.load(Ordering::Relaxed), 2);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_error_ends_its_turn_once_and_the_next_turn_goes_on() {
-    let Rig { current, source, work, tail, .. } = rig();
-    source.send(frame(1, "fail fail never heard")).await;
-    let driver = async {
-        let ending = current.ending(TurnNumber::new(1)).await.unwrap();
-        assert_eq!(ending.fault.message, "it broke");
-        assert!(!current.end(TurnNumber::new(1), Fault::internal("again")));
-        current.begin(TurnNumber::new(2));
-        source.send(frame(2, "on")).await;
-        drop(source);
-    };
-    let ((), (), got) = tokio::join!(work, driver, all(tail));
-    assert_eq!(got, [(2, 2)]);
+    within(async {
+        let Rig { current, source, work, tail, .. } = rig();
+        source.send(frame(1, "fail fail never heard")).await;
+        let driver = async {
+            let ending = current.ending(TurnNumber::new(1)).await.unwrap();
+            assert_eq!(ending.fault.message, "it broke");
+            assert!(!current.end(TurnNumber::new(1), Fault::internal("again")));
+            current.begin(TurnNumber::new(2));
+            source.send(frame(2, "on")).await;
+            drop(source);
+        };
+        let ((), (), got) = tokio::join!(work, driver, all(tail));
+        assert_eq!(got, [(2, 2)]);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn side_readers_get_copies_and_delay_nothing() {
-    let current = Current::new();
-    let (source, queue) = queue(Bound::TEXT, current.clone());
-    let (tapped, mut copies) = pipeline(current, queue).tap(2, Bound::TEXT);
-    let (work, tail) = tapped.split();
-    for n in 0..9 {
-        source.send(frame(1, n)).await;
-    }
-    drop(source);
-    let ((), got) = tokio::join!(work, all(tail));
-    assert_eq!(got.len(), 9);
-    assert_eq!(copies.lost().dropped, 7, "nobody read the copies");
-    assert_eq!(copies.try_recv().unwrap().payload, 7);
+    within(async {
+        let current = Current::new();
+        let (source, queue) = queue(Bound::TEXT, current.clone());
+        let (tapped, mut copies) = pipeline(current, queue).tap(2, Bound::TEXT);
+        let (work, tail) = tapped.split();
+        for n in 0..9 {
+            source.send(frame(1, n)).await;
+        }
+        drop(source);
+        let ((), got) = tokio::join!(work, all(tail));
+        assert_eq!(got.len(), 9);
+        assert_eq!(copies.lost().dropped, 7, "nobody read the copies");
+        assert_eq!(copies.try_recv().unwrap().payload, 7);
+    })
+    .await;
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::within;
 
 fn frame(turn: u64, payload: u32) -> Frame<u32> {
     Frame { turn: TurnNumber::new(turn), at: Duration::ZERO, payload }
@@ -78,59 +79,74 @@ fn pair(policy: Policy, capacity: usize) -> (Current, Sender<u32>, Receiver<u32>
 
 #[tokio::test]
 async fn text_waits_for_room() {
-    let (_current, sender, mut receiver) = pair(Policy::Wait, 1);
-    let sending = async {
-        for n in 0..100 {
-            assert_eq!(sender.send(frame(1, n)).await, Sent::Taken);
-        }
-        drop(sender);
-    };
-    let receiving = async {
-        let mut got = vec![];
-        while let Some(frame) = receiver.recv().await {
-            got.push(frame.payload);
-        }
-        got
-    };
-    let ((), got) = tokio::join!(sending, receiving);
-    assert_eq!(got, (0..100).collect::<Vec<_>>());
+    within(async {
+        let (_current, sender, mut receiver) = pair(Policy::Wait, 1);
+        let sending = async {
+            for n in 0..100 {
+                assert_eq!(sender.send(frame(1, n)).await, Sent::Taken);
+            }
+            drop(sender);
+        };
+        let receiving = async {
+            let mut got = vec![];
+            while let Some(frame) = receiver.recv().await {
+                got.push(frame.payload);
+            }
+            got
+        };
+        let ((), got) = tokio::join!(sending, receiving);
+        assert_eq!(got, (0..100).collect::<Vec<_>>());
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_full_microphone_lets_go_of_the_oldest_and_counts() {
-    let (_current, sender, mut receiver) = pair(Policy::DropOldest, 2);
-    for n in 0..5 {
-        assert_eq!(sender.send(frame(1, n)).await, Sent::Taken);
-    }
-    assert_eq!(sender.lost(), Lost { dropped: 3, stale: 0 });
-    assert_eq!((receiver.try_recv().unwrap().payload, receiver.try_recv().unwrap().payload), (3, 4));
-    assert_eq!(receiver.try_recv(), None);
+    within(async {
+        let (_current, sender, mut receiver) = pair(Policy::DropOldest, 2);
+        for n in 0..5 {
+            assert_eq!(sender.send(frame(1, n)).await, Sent::Taken);
+        }
+        assert_eq!(sender.lost(), Lost { dropped: 3, stale: 0 });
+        assert_eq!((receiver.try_recv().unwrap().payload, receiver.try_recv().unwrap().payload), (3, 4));
+        assert_eq!(receiver.try_recv(), None);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_sender_does_not_wait_for_longer_than_its_turn_lives() {
-    let (current, sender, _receiver) = pair(Policy::FlushedByTurn, 1);
-    sender.send(frame(1, 0)).await;
-    let (sent, _) = tokio::join!(sender.send(frame(1, 1)), async { current.begin(TurnNumber::new(2)) });
-    assert_eq!(sent, Sent::Stale);
+    within(async {
+        let (current, sender, _receiver) = pair(Policy::FlushedByTurn, 1);
+        sender.send(frame(1, 0)).await;
+        let (sent, _) = tokio::join!(sender.send(frame(1, 1)), async { current.begin(TurnNumber::new(2)) });
+        assert_eq!(sent, Sent::Stale);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_frame_of_a_newer_turn_flushes_what_is_to_be_heard() {
-    let (_current, sender, mut receiver) = pair(Policy::FlushedByTurn, 4);
-    for n in 0..4 {
-        sender.send(frame(1, n)).await;
-    }
-    assert_eq!(sender.send(frame(2, 9)).await, Sent::Taken);
-    assert_eq!(receiver.recv().await.unwrap().payload, 9);
-    assert_eq!(receiver.lost().stale, 4);
-    assert_eq!(sender.send(frame(1, 5)).await, Sent::Stale, "the older turn is over for good");
+    within(async {
+        let (_current, sender, mut receiver) = pair(Policy::FlushedByTurn, 4);
+        for n in 0..4 {
+            sender.send(frame(1, n)).await;
+        }
+        assert_eq!(sender.send(frame(2, 9)).await, Sent::Taken);
+        assert_eq!(receiver.recv().await.unwrap().payload, 9);
+        assert_eq!(receiver.lost().stale, 4);
+        assert_eq!(sender.send(frame(1, 5)).await, Sent::Stale, "the older turn is over for good");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_sender_whose_reader_has_gone_does_not_wait() {
-    let (_current, sender, receiver) = pair(Policy::Wait, 1);
-    sender.send(frame(1, 0)).await;
-    let (sent, ()) = tokio::join!(sender.send(frame(1, 1)), async { drop(receiver) });
-    assert_eq!(sent, Sent::Closed);
+    within(async {
+        let (_current, sender, receiver) = pair(Policy::Wait, 1);
+        sender.send(frame(1, 0)).await;
+        let (sent, ()) = tokio::join!(sender.send(frame(1, 1)), async { drop(receiver) });
+        assert_eq!(sent, Sent::Closed);
+    })
+    .await;
 }

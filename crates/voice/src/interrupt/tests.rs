@@ -133,6 +133,7 @@ const OVER: &[(&str, &str, Said)] = &[
     ("sandali lang ang biyahe", "sandali lang ang biyahe papunta doon", Said::Echo),
     ("and the weather is stop", "and the weather is sunny", Said::Stop),
     ("and the weather is tama na", "and the weather is sunny", Said::Stop),
+    ("and the weather in manila is stop sunny", "and the weather in Manila is sunny today", Said::Stop),
     ("and the weather is wait", "and the weather is sunny", Said::Wait),
     ("stop and the weather", "and the weather is sunny", Said::Stop),
     ("the weather is uh-huh", "and the weather is sunny", Said::BackChannel),
