@@ -4,15 +4,18 @@
 //! the current turn and the error that ended it. **Interruption is a new turn number**: stages drop what is older, queues flush
 //! it, and work on it is dropped, by which remote streams are cancelled.
 //!
-//! The thinking is plain functions: [`interrupt`] reads what was said over an answer, [`turn`] decides who has the floor. They do
-//! no IO and ask no clock: time is a [`Moment`] of the caller's.
+//! The thinking is plain functions: [`interrupt`] reads what was said over an answer, [`turn`] decides who has the floor, [`gate`]
+//! finds where speech begins and ends, [`spoken`] puts numbers and short words into words that a voice can read. They do no IO and
+//! ask no clock: time is a [`Moment`] of the caller's.
 
 mod current;
 mod frame;
+pub mod gate;
 pub mod interrupt;
 mod pipeline;
 pub mod queue;
 mod sessions;
+pub mod spoken;
 mod stage;
 pub mod turn;
 
