@@ -64,7 +64,7 @@ async fn list(store: &Store, as_json: bool, place: Place) -> Outcome {
                 State::Corrupt(_) => "corrupt",
             };
             json!({
-                "name": entry.model.name, "roles": entry.model.roles, "size_bytes": entry.model.size_bytes,
+                "name": entry.model.name, "format": entry.model.format.as_str(), "roles": entry.model.roles, "size_bytes": entry.model.size_bytes,
                 "quantisation": entry.model.quantisation, "licence": entry.model.licence, "sha256": entry.model.sha256,
                 "state": state, "path": entry.path,
             })
@@ -94,15 +94,20 @@ fn table(entries: &[Entry<'_>], width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for Entry { model, state, .. } in entries {
         let roles: Vec<&str> = model.roles.iter().map(AsRef::as_ref).collect();
-        let roles = style::wrapped(&roles.join(" "), width.saturating_sub(used).max(20));
+        // What is no model says what it is instead.
+        let roles = if roles.is_empty() { model.format.as_str().to_owned() } else { roles.join(" ") };
+        let roles = style::wrapped(&roles, width.saturating_sub(used).max(LEAST));
         let about = format!("{:<kinds$}  {:<licences$}", model.quantisation, model.licence);
-        let line = format!("{:<names$}  {:>5} MiB  {}", model.name, model.size_bytes >> 20, words(state, states));
+        let size = if model.size_bytes >> 20 == 0 { "<1".to_owned() } else { (model.size_bytes >> 20).to_string() };
+        let line = format!("{:<names$}  {size:>5} MiB  {}", model.name, words(state, states));
         lines.push(format!("{line}  {}", style::dim(&format!("{about}  {}", roles.first().map_or("", |r| r)))));
         lines.extend(roles.iter().skip(1).map(|more| style::dim(&format!("{:used$}{more}", ""))));
     }
     lines
 }
 
+/// A role is no longer, as a rule.
+const LEAST: usize = 12;
 /// Columns of a size in MiB, and of what is said of a file that is not whole.
 const SIZE: usize = 9;
 const PARTIAL: usize = "partial, 12345 MiB".len();
@@ -208,9 +213,10 @@ mod tests {
         let lines = table(&entries, 80);
         let plain: Vec<String> = lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
         assert!(plain.iter().all(|line| line.chars().count() <= 80), "{plain:#?}");
-        let roles = models.models().iter().flat_map(|model| &model.roles).count();
-        let shown = |line: &String| line.split_whitespace().filter(|word| word.starts_with("llm.")).count();
-        assert_eq!(plain.iter().map(shown).sum::<usize>(), roles, "{plain:#?}");
+        let roles: Vec<&str> = models.models().iter().flat_map(|model| &model.roles).map(AsRef::as_ref).collect();
+        let shown = |line: &String| line.split_whitespace().filter(|word| roles.contains(word)).count();
+        assert_eq!(plain.iter().map(shown).sum::<usize>(), roles.len(), "{plain:#?}");
+        assert!(plain.iter().any(|line| line.starts_with("speech-jfk") && line.ends_with("recording")), "{plain:#?}");
     }
 
     #[test]

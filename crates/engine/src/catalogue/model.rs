@@ -36,6 +36,16 @@ impl Format {
         self == Self::Gguf
     }
 
+    /// As the file writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gguf => "gguf",
+            Self::Onnx => "onnx",
+            Self::Library => "library",
+            Self::Recording => "recording",
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, &'static str> {
         match text {
             "gguf" => Ok(Self::Gguf),
