@@ -64,7 +64,8 @@ async fn list(store: &Store, as_json: bool, place: Place) -> Outcome {
                 State::Corrupt(_) => "corrupt",
             };
             json!({
-                "name": entry.model.name, "format": entry.model.format.as_str(), "roles": entry.model.roles, "size_bytes": entry.model.size_bytes,
+                "name": entry.model.name, "format": entry.model.format.as_str(), "roles": entry.model.roles,
+                "size_bytes": entry.model.size_bytes,
                 "quantisation": entry.model.quantisation, "licence": entry.model.licence, "sha256": entry.model.sha256,
                 "state": state, "path": entry.path,
             })
