@@ -77,7 +77,6 @@ fn refuse_what_is_new(shared: &Shared, headers: &HeaderMap) -> Result<(), Fault>
 }
 
 fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalService, Served), Fault> {
-    refuse_what_is_new(shared, headers)?;
     let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     if let Some(allowed) = shared.callers.get(service) {
         let caller = headers.get(&CALLER_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -91,9 +90,10 @@ fn admit(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(LocalServi
         }
     }
     let slot = choose(shared, path, headers)?;
-    let busy = begin(&slot)?;
-    // The drain may have begun since: now that the call is counted, one of the two sees the other.
+    let busy = begin(&slot);
+    // Now that the call is counted, a drain that begins sees it, or it sees the drain.
     refuse_what_is_new(shared, headers)?;
+    let busy = busy?;
     match slot.live() {
         Some(live) => Ok((live.service, busy)),
         None => {
