@@ -5,6 +5,7 @@
 
 #![allow(clippy::result_large_err, reason = "a Fault says everything a caller needs; it is made when something failed")]
 
+mod batch;
 mod mel;
 mod runtime;
 mod session;

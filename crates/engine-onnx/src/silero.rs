@@ -3,21 +3,17 @@
 //! Its file takes 64 samples of the window before with each window of 512, and a state of 2 × 128 numbers per stream. Windows
 //! of several streams that wait together are computed in one step.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ort::session::Session;
 use ort::value::TensorRef;
-use tandem_engine::{
-    DetectorInfo, Engine, EngineThread, Lease, Progress, Runner, SpeechDetector, VadMemory, engine_lost,
-};
+use tandem_engine::{DetectorInfo, Lease, SpeechDetector, VadMemory};
 use tandem_types::Fault;
-use tokio::sync::oneshot;
 
 use crate::Runtime;
+use crate::batch::{Handle, Model};
 use crate::session::{Shape, open};
 
 const RATE: u32 = 16_000;
@@ -53,20 +49,12 @@ impl SileroOptions {
 #[derive(Debug, Clone)]
 pub struct SileroDetector {
     info: Arc<DetectorInfo>,
-    runner: Runner<Ask>,
+    handle: Handle<Window, (f32, VadMemory)>,
 }
 
-struct Ask {
+struct Window {
     memory: VadMemory,
-    window: Vec<f32>,
-    answer: oneshot::Sender<Result<(f32, VadMemory), Fault>>,
-}
-
-impl fmt::Debug for Ask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What people said is in it.
-        f.debug_struct("Ask").finish_non_exhaustive()
-    }
+    samples: Vec<f32>,
 }
 
 impl SileroDetector {
@@ -81,14 +69,11 @@ impl SileroDetector {
         }
         let info =
             DetectorInfo { model: options.name.clone(), engine: runtime.version(), sample_rate: RATE, window: WINDOW };
-        let (name, queue) = (options.name.clone(), options.queue);
-        let body = move |_: &Lease, thread: &mut EngineThread<Ask, ()>| {
-            // One window is too little work to be shared between threads.
-            let session = open(&runtime, &options.name, &options.path, 1, &SHAPE)?;
-            thread.serve((), &mut Windows { session, waiting: VecDeque::new(), most: options.batch })
-        };
-        let (runner, ()) = Runner::start(&name, lease, queue, body).await?;
-        Ok(Self { info: Arc::new(info), runner })
+        let SileroOptions { name, path, batch, queue } = options;
+        let of = name.clone();
+        // One window is too little work to be shared between threads.
+        let load = move || open(&runtime, &of, &path, 1, &SHAPE).map(Silero);
+        Ok(Self { info: Arc::new(info), handle: Handle::load(&name, lease, batch, queue, load).await? })
     }
 
     /// Unloads the model after its current step.
@@ -96,7 +81,7 @@ impl SileroDetector {
     /// # Errors
     /// Why it had ended before.
     pub async fn stop(&self) -> Result<(), Fault> {
-        self.runner.stop().await
+        self.handle.stop().await
     }
 }
 
@@ -111,61 +96,27 @@ impl SpeechDetector for SileroDetector {
         if !matches!(memory.kept().len(), 0 | REMEMBERED) {
             return Err(Fault::invalid_field("memory", "is of another detector"));
         }
-        let (answer, heard) = oneshot::channel();
-        self.runner.send(Ask { memory, window, answer }).await?;
-        heard.await.map_err(|_| engine_lost())?
+        self.handle.ask(Window { memory, samples: window }).await
     }
 }
 
-/// The model and the windows that wait for it.
-struct Windows {
-    session: Session,
-    waiting: VecDeque<Ask>,
-    most: usize,
-}
+struct Silero(Session);
 
-impl Engine for Windows {
-    type Command = Ask;
+impl Model for Silero {
+    type Question = Window;
+    /// Probability of speech, and what to remember.
+    type Answer = (f32, VadMemory);
+    const DOES: &'static str = "listen for speech";
 
-    fn accept(&mut self, command: Ask) {
-        self.waiting.push_back(command);
-    }
-
-    fn step(&mut self) -> Result<Progress, Fault> {
-        self.waiting.retain(|ask| !ask.answer.is_closed());
-        let asks: Vec<Ask> = self.waiting.drain(..self.most.min(self.waiting.len())).collect();
-        if asks.is_empty() {
-            return Ok(Progress::Idle);
-        }
-        match self.hear(&asks) {
-            Ok(heard) => {
-                for (ask, heard) in asks.into_iter().zip(heard) {
-                    // Whoever left meanwhile does not want it any more.
-                    let _ = ask.answer.send(Ok(heard));
-                }
-            }
-            Err(error) => {
-                let fault = Fault::internal(format!("listen for speech in {} windows: {error}", asks.len()));
-                for ask in asks {
-                    let _ = ask.answer.send(Err(fault.clone()));
-                }
-            }
-        }
-        Ok(if self.waiting.is_empty() { Progress::Idle } else { Progress::Busy })
-    }
-}
-
-impl Windows {
-    /// Probability and memory of each window.
-    fn hear(&mut self, asks: &[Ask]) -> ort::Result<Vec<(f32, VadMemory)>> {
-        let count = asks.len();
+    fn answer(&mut self, windows: &[Window]) -> ort::Result<Vec<Self::Answer>> {
+        let count = windows.len();
         let mut input = vec![0.0_f32; count * (CONTEXT + WINDOW)];
         // All first layers, then all second ones.
         let mut state = vec![0.0_f32; 2 * count * LAYER];
-        for (n, ask) in asks.iter().enumerate() {
+        for (n, window) in windows.iter().enumerate() {
             let row = &mut input[n * (CONTEXT + WINDOW)..][..CONTEXT + WINDOW];
-            row[CONTEXT..].copy_from_slice(&ask.window);
-            if let Some((context, layers)) = ask.memory.kept().split_at_checked(CONTEXT) {
+            row[CONTEXT..].copy_from_slice(&window.samples);
+            if let Some((context, layers)) = window.memory.kept().split_at_checked(CONTEXT) {
                 row[..CONTEXT].copy_from_slice(context);
                 for (layer, values) in layers.chunks_exact(LAYER).enumerate() {
                     state[(layer * count + n) * LAYER..][..LAYER].copy_from_slice(values);
@@ -173,7 +124,7 @@ impl Windows {
             }
         }
         let rate = [i64::from(RATE)];
-        let outputs = self.session.run(ort::inputs![
+        let outputs = self.0.run(ort::inputs![
             "input" => TensorRef::from_array_view(([count, CONTEXT + WINDOW], &*input))?,
             "state" => TensorRef::from_array_view(([2, count, LAYER], &*state))?,
             "sr" => TensorRef::from_array_view((ort::value::Shape::default(), &rate[..]))?,
@@ -185,7 +136,7 @@ impl Windows {
         }
         let of = |n: usize| {
             let mut kept = Vec::with_capacity(REMEMBERED);
-            kept.extend_from_slice(&asks[n].window[WINDOW - CONTEXT..]);
+            kept.extend_from_slice(&windows[n].samples[WINDOW - CONTEXT..]);
             for layer in 0..2 {
                 kept.extend_from_slice(&state[(layer * count + n) * LAYER..][..LAYER]);
             }

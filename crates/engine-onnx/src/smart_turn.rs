@@ -3,19 +3,17 @@
 //! It looks at log-mel features of the last 8 s, a shorter utterance with silence before it; the sound is brought to mean 0
 //! and variance 1 before.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ort::session::Session;
 use ort::value::TensorRef;
-use tandem_engine::{Engine, EngineThread, Lease, Progress, Runner, TurnEndDetector, TurnEndInfo, engine_lost};
+use tandem_engine::{Lease, TurnEndDetector, TurnEndInfo};
 use tandem_types::Fault;
-use tokio::sync::oneshot;
 
 use crate::Runtime;
+use crate::batch::{Handle, Model};
 use crate::mel::{LogMel, MELS};
 use crate::session::{Shape, open};
 
@@ -49,19 +47,7 @@ impl SmartTurnOptions {
 #[derive(Debug, Clone)]
 pub struct SmartTurn {
     info: Arc<TurnEndInfo>,
-    runner: Runner<Ask>,
-}
-
-struct Ask {
-    sound: Vec<f32>,
-    answer: oneshot::Sender<Result<f32, Fault>>,
-}
-
-impl fmt::Debug for Ask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What people said is in it.
-        f.debug_struct("Ask").finish_non_exhaustive()
-    }
+    handle: Handle<Vec<f32>, f32>,
 }
 
 impl SmartTurn {
@@ -80,13 +66,14 @@ impl SmartTurn {
             sample_rate: RATE,
             most_samples: SAMPLES,
         };
-        let (name, queue) = (options.name.clone(), options.queue);
-        let body = move |_: &Lease, thread: &mut EngineThread<Ask, ()>| {
-            let session = open(&runtime, &options.name, &options.path, options.threads, &SHAPE)?;
-            thread.serve((), &mut Utterances { session, mel: LogMel::default(), waiting: VecDeque::new() })
+        let SmartTurnOptions { name, path, threads, queue } = options;
+        let of = name.clone();
+        let load = move || {
+            let session = open(&runtime, &of, &path, threads, &SHAPE)?;
+            Ok(Encoder { session, mel: LogMel::default() })
         };
-        let (runner, ()) = Runner::start(&name, lease, queue, body).await?;
-        Ok(Self { info: Arc::new(info), runner })
+        // Each utterance is work enough for a step.
+        Ok(Self { info: Arc::new(info), handle: Handle::load(&name, lease, 1, queue, load).await? })
     }
 
     /// Unloads the model after its current step.
@@ -94,7 +81,7 @@ impl SmartTurn {
     /// # Errors
     /// Why it had ended before.
     pub async fn stop(&self) -> Result<(), Fault> {
-        self.runner.stop().await
+        self.handle.stop().await
     }
 }
 
@@ -106,9 +93,7 @@ impl TurnEndDetector for SmartTurn {
 
     async fn ended(&self, utterance: Vec<f32>) -> Result<f32, Fault> {
         let sound = prepared(self.info.heard(&utterance)?);
-        let (answer, ended) = oneshot::channel();
-        self.runner.send(Ask { sound, answer }).await?;
-        ended.await.map_err(|_| engine_lost())?
+        self.handle.ask(sound).await
     }
 }
 
@@ -125,32 +110,24 @@ fn prepared(heard: &[f32]) -> Vec<f32> {
     sound
 }
 
-/// The model and the utterances that wait for it.
-struct Utterances {
+struct Encoder {
     session: Session,
     mel: LogMel,
-    waiting: VecDeque<Ask>,
 }
 
-impl Engine for Utterances {
-    type Command = Ask;
+impl Model for Encoder {
+    /// Eight seconds of sound.
+    type Question = Vec<f32>;
+    /// How likely the turn is over.
+    type Answer = f32;
+    const DOES: &'static str = "look for the end of a turn";
 
-    fn accept(&mut self, command: Ask) {
-        self.waiting.push_back(command);
-    }
-
-    fn step(&mut self) -> Result<Progress, Fault> {
-        self.waiting.retain(|ask| !ask.answer.is_closed());
-        let Some(ask) = self.waiting.pop_front() else { return Ok(Progress::Idle) };
-        let ended = self.look(&ask.sound);
-        let ended = ended.map_err(|error| Fault::internal(format!("look for the end of a turn: {error}")));
-        // Whoever left meanwhile does not want it any more.
-        let _ = ask.answer.send(ended);
-        Ok(if self.waiting.is_empty() { Progress::Idle } else { Progress::Busy })
+    fn answer(&mut self, sounds: &[Vec<f32>]) -> ort::Result<Vec<f32>> {
+        sounds.iter().map(|sound| self.look(sound)).collect()
     }
 }
 
-impl Utterances {
+impl Encoder {
     fn look(&mut self, sound: &[f32]) -> ort::Result<f32> {
         let features = self.mel.features(sound);
         let shape = [1, MELS, LogMel::frames(sound.len())];
