@@ -8,6 +8,7 @@
 mod call;
 mod channel;
 mod client;
+mod closing;
 mod convert;
 mod edge;
 mod errors;
@@ -21,6 +22,7 @@ pub mod strict;
 pub use call::{AGENT_HEADER, CALLER_HEADER, Call, DRAINING_HEADER, HOP_COST, TRACEPARENT_HEADER, TraceParent};
 pub use channel::{Body, Channel, LocalService, full_body, is_unsent, local};
 pub use client::{BidiCall, BidiReceiver, BidiSender, Client, FaultStream};
+pub use closing::serve_until;
 pub use convert::state_of;
 pub use edge::{Ended, Observer};
 pub use errors::{ErrorRow, TABLE, error_info, fault_from_info, fault_from_wire, row, to_wire};

@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tandem_agent::Ctx;
+use tandem_contract::serve_until;
 use tandem_types::{Code, Fault, reason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -122,20 +123,7 @@ async fn connection(door: Arc<Door>, stream: TcpStream, from: IpAddr, place: Own
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = closing.cancelled() => {
-            // Who has just connected is about to ask; one that has asked before may ask elsewhere.
-            tokio::select! {
-                served = connection.as_mut() => served,
-                _ = tokio::time::timeout(FIRST_LIMIT, asked.cancelled()) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
-        }
-    };
+    let served = serve_until(connection, asked.cancelled(), closing.cancelled(), FIRST_LIMIT).await;
     if let Err(error) = served {
         // Whoever left knows it.
         tracing::debug!(%error, "a connection to the web door ended early");

@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use tandem_contract::{LocalService, Remote, SecureListener, Trust, members_only};
+use tandem_contract::{LocalService, Remote, SecureListener, Trust, members_only, serve_until};
 use tandem_types::{Code, Fault, reason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -185,20 +185,7 @@ async fn connection(stream: TcpStream, routes: Router, until: CancellationToken)
     });
     let builder = Builder::new(TokioExecutor::new());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = until.cancelled() => {
-            // Who has just connected is about to ask, and gets an answer.
-            tokio::select! {
-                served = connection.as_mut() => served,
-                _ = tokio::time::timeout(FIRST_LIMIT, asked.cancelled()) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
-        }
-    };
+    let served = serve_until(connection, asked.cancelled(), until.cancelled(), FIRST_LIMIT).await;
     if let Err(error) = served {
         // Whoever left knows it.
         tracing::debug!(error, "a connection ended early");
