@@ -11,9 +11,9 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use tandem_fleet::Card;
 
-/// A card at one moment; what its driver does not say is absent.
+/// A card at one moment, and what each of `By` uses of it; what its driver does not say is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CardSeen {
+pub(crate) struct CardSeen<By> {
     /// Its place in the driver's order.
     pub(crate) index: u32,
     /// Its name.
@@ -26,8 +26,16 @@ pub(crate) struct CardSeen {
     pub(crate) clock: Option<u32>,
     /// Its temperature, degrees Celsius.
     pub(crate) celsius: Option<u32>,
-    /// Bytes that each process uses.
-    pub(crate) processes: BTreeMap<u32, u64>,
+    /// Bytes in use.
+    pub(crate) uses: BTreeMap<By, u64>,
+}
+
+impl<By> CardSeen<By> {
+    /// The same card, its uses told of others.
+    pub(crate) fn told_by<Of>(self, others: impl FnOnce(BTreeMap<By, u64>) -> BTreeMap<Of, u64>) -> CardSeen<Of> {
+        let Self { index, name, total, used, clock, celsius, uses } = self;
+        CardSeen { index, name, total, used, clock, celsius, uses: others(uses) }
+    }
 }
 
 /// The driver.
@@ -49,16 +57,16 @@ impl Driver {
         Self(nvml.inspect_err(|error| tracing::debug!(%error, "no driver tells of graphics cards")).ok())
     }
 
-    /// Looks at every card. One that does not answer is left out.
-    pub(crate) fn cards(&self) -> Vec<CardSeen> {
+    /// Looks at every card and the processes that use it. One that does not answer is left out.
+    pub(crate) fn cards(&self) -> Vec<CardSeen<u32>> {
         self.each(|index, device| {
             let memory = device.memory_info()?;
-            let mut processes = BTreeMap::new();
+            let mut uses = BTreeMap::new();
             let running = [device.running_compute_processes(), device.running_graphics_processes()];
             for process in running.into_iter().flatten().flatten() {
                 if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory {
                     // One that computes and draws is in both lists, with all it has.
-                    processes.insert(process.pid, bytes);
+                    uses.insert(process.pid, bytes);
                 }
             }
             Ok(CardSeen {
@@ -68,7 +76,7 @@ impl Driver {
                 used: memory.total.saturating_sub(memory.free),
                 clock: device.clock_info(Clock::SM).ok(),
                 celsius: device.temperature(TemperatureSensor::Gpu).ok(),
-                processes,
+                uses,
             })
         })
     }
@@ -128,7 +136,7 @@ pub(crate) mod tests {
             used: 5 * gib,
             clock: Some(2_520),
             celsius: Some(61),
-            processes: [(41, gib), (42, gib / 2)].into(),
+            uses: [(41, gib), (42, gib / 2)].into(),
         };
         let second = CardSeen {
             index: 1,
@@ -137,7 +145,7 @@ pub(crate) mod tests {
             used: gib,
             clock: None,
             celsius: None,
-            processes: [].into(),
+            uses: [].into(),
         };
         assert_eq!(driver.cards(), [first, second]);
         let planned = driver.planned().unwrap();

@@ -10,6 +10,7 @@ use tandem_store::series::{Query, Sample, Series, SeriesKey, SeriesStore, Sqlite
 use tandem_types::{Code, Fault, GroupId, NodeName, Timestamp, reason};
 
 use super::weighing::{Basis, millis};
+use crate::cards::CardSeen;
 
 /// How far back the trend looks.
 pub(crate) const TREND: Duration = Duration::from_secs(300);
@@ -35,24 +36,8 @@ pub(crate) struct Figures {
     pub(crate) cards: Vec<CardFigures>,
 }
 
-/// Figures of a graphics card.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct CardFigures {
-    /// Its place in the driver's order.
-    pub(crate) index: u32,
-    /// Its name.
-    pub(crate) name: String,
-    /// Memory in all, bytes.
-    pub(crate) total: u64,
-    /// Of that, in use by anybody.
-    pub(crate) used: u64,
-    /// Clock of its multiprocessors, MHz.
-    pub(crate) clock: Option<u32>,
-    /// Its temperature, degrees Celsius.
-    pub(crate) celsius: Option<u32>,
-    /// Bytes that each group of the machine uses.
-    pub(crate) uses: BTreeMap<GroupId, u64>,
-}
+/// A graphics card, and what each group of its machine uses of it.
+pub(crate) type CardFigures = CardSeen<GroupId>;
 
 /// Series of a machine, as they are kept and asked for.
 const SERIES: [&str; 6] =
@@ -247,26 +232,23 @@ impl Measured {
             disk_total_bytes: figures.disk_total,
             disk_used_bytes: figures.disk_used,
             age_ms: self.sample.as_ref().map_or(0, |(at, _)| millis(now.since(*at))),
-            cards: figures.cards.into_iter().map(CardFigures::told).collect(),
+            cards: figures.cards.into_iter().map(told_card).collect(),
             ..Default::default()
         }
     }
 }
 
-impl CardFigures {
-    fn told(self) -> pb::CardState {
-        let uses =
-            |(group, bytes): (GroupId, u64)| pb::CardUse { group: group.to_string(), bytes, ..Default::default() };
-        pb::CardState {
-            index: self.index,
-            name: self.name,
-            vram_total_bytes: self.total,
-            vram_used_bytes: self.used,
-            temperature_celsius: self.celsius,
-            sm_clock_mhz: self.clock,
-            uses: self.uses.into_iter().map(uses).collect(),
-            ..Default::default()
-        }
+fn told_card(card: CardFigures) -> pb::CardState {
+    let uses = |(group, bytes): (GroupId, u64)| pb::CardUse { group: group.to_string(), bytes, ..Default::default() };
+    pb::CardState {
+        index: card.index,
+        name: card.name,
+        vram_total_bytes: card.total,
+        vram_used_bytes: card.used,
+        temperature_celsius: card.celsius,
+        sm_clock_mhz: card.clock,
+        uses: card.uses.into_iter().map(uses).collect(),
+        ..Default::default()
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! The files are those of proc(5) and the kernel's page on pressure stall information.
 
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use tandem_types::NodeName;
+use tandem_types::GroupId;
 
-use super::figures::{CardFigures, Figures};
-use super::processes::{Processes, own_program};
-use crate::cards::{CardSeen, Driver};
+use super::figures::Figures;
+use super::processes::Processes;
+use crate::cards::Driver;
 use crate::machine::{CGROUP, PROC, disk, memory};
 
 /// Times of all processors together, in ticks.
@@ -25,19 +27,19 @@ pub(crate) struct Machine {
     proc: PathBuf,
     cgroup: PathBuf,
     data: PathBuf,
-    node: NodeName,
     cards: Driver,
     last: Option<Ticks>,
 }
 
 impl Machine {
-    /// Measures this machine, which is `node`; its disk is the one that `data` is on.
-    pub(crate) fn new(data: PathBuf, node: NodeName) -> Self {
-        Self { proc: PROC.into(), cgroup: CGROUP.into(), data, node, cards: Driver::open(), last: None }
+    /// Measures this machine; its disk is the one that `data` is on.
+    pub(crate) fn new(data: PathBuf) -> Self {
+        Self { proc: PROC.into(), cgroup: CGROUP.into(), data, cards: Driver::open(), last: None }
     }
 
-    /// Measures now. Blocks for as long as the disk takes to say how full it is.
-    pub(crate) fn measure(&mut self) -> Figures {
+    /// Measures now; `processes` are looked at where some use a card. Blocks for as long as the disk takes to say how full it
+    /// is.
+    pub(crate) fn measure<F: FnOnce() -> Processes>(&mut self, processes: &LazyCell<Processes, F>) -> Figures {
         let read = |name: &str| fs::read_to_string(self.proc.join(name)).ok();
         let ticks = read("stat").and_then(|text| ticks(&text));
         let memory = memory(&self.proc, &self.cgroup);
@@ -52,22 +54,16 @@ impl Machine {
             memory_pressure: pressure,
             disk_total: disk.map(|disk| disk.total()),
             disk_used: disk.map(|disk| disk.used),
-            cards: self.cards(),
+            cards: self.cards.cards().into_iter().map(|card| card.told_by(|uses| by_group(uses, processes))).collect(),
         }
     }
+}
 
-    fn cards(&self) -> Vec<CardFigures> {
-        let cards = self.cards.cards();
-        let processes = match cards.iter().all(|card| card.processes.is_empty()) {
-            true => Processes::default(),
-            false => Processes::look(&self.proc, &self.node, &own_program()),
-        };
-        let figures = |CardSeen { index, name, total, used, clock, celsius, processes: of_card }| {
-            let uses = processes.by_group(of_card);
-            CardFigures { index, name, total, used, clock, celsius, uses }
-        };
-        cards.into_iter().map(figures).collect()
-    }
+fn by_group<F: FnOnce() -> Processes>(
+    uses: BTreeMap<u32, u64>,
+    processes: &LazyCell<Processes, F>,
+) -> BTreeMap<GroupId, u64> {
+    if uses.is_empty() { BTreeMap::new() } else { processes.by_group(uses) }
 }
 
 /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal. Guest time is part of user.
@@ -97,26 +93,25 @@ fn pressure(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn node() -> NodeName {
-        "pc2".parse().unwrap()
+    fn nobody() -> LazyCell<Processes> {
+        LazyCell::new(Processes::default)
     }
 
     #[test]
     fn what_processes_take_of_cards_is_their_groups() {
         let folder = tempfile::tempdir().unwrap();
         let proc = folder.path().join("proc");
-        for (pid, parent, line) in [(41, 40, "tandem-llama"), (40, 1, "PROGRAM serve pc2/reasoning_gpu")] {
+        for (pid, parent, line) in [(41, 40, "tandem-llama"), (40, 1, "tandem serve pc2/reasoning_gpu")] {
             let folder = proc.join(pid.to_string());
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join("status"), format!("PPid:\t{parent}\n")).unwrap();
-            let program = String::from_utf8(own_program()).unwrap();
-            fs::write(folder.join("cmdline"), line.replace("PROGRAM", &program).replace(' ', "\0")).unwrap();
+            fs::write(folder.join("cmdline"), line.replace(' ', "\0")).unwrap();
         }
         let cards = crate::cards::tests::driver(folder.path(), 41);
         let data = folder.path().to_owned();
-        let mut machine = Machine { proc, cgroup: data.clone(), data, node: node(), cards, last: None };
-        let cards = machine.measure().cards;
-        let uses: Vec<_> = cards.iter().map(|card| card.uses.clone()).collect();
+        let mut machine = Machine { proc: proc.clone(), cgroup: data.clone(), data, cards, last: None };
+        let processes = LazyCell::new(|| Processes::look(&proc, &"pc2".parse().unwrap(), b"tandem"));
+        let uses: Vec<_> = machine.measure(&processes).cards.into_iter().map(|card| card.uses).collect();
         assert_eq!(uses, [[("pc2/reasoning_gpu".parse().unwrap(), 1 << 30)].into(), [].into()]);
     }
 
@@ -151,7 +146,7 @@ mod tests {
     #[test]
     fn this_machine_can_be_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let figures = Machine::new(folder.path().to_owned(), node()).measure();
+        let figures = Machine::new(folder.path().to_owned()).measure(&nobody());
         let (total, used) = (figures.ram_total.unwrap(), figures.ram_used.unwrap());
         assert!(used > 0 && used < total, "{figures:?}");
         let (total, used) = (figures.disk_total.unwrap(), figures.disk_used.unwrap());
@@ -166,10 +161,9 @@ mod tests {
             proc: empty.path().to_owned(),
             cgroup: empty.path().to_owned(),
             data: empty.path().join("gone"),
-            node: node(),
             cards: Driver::at(empty.path().join("none.so").as_os_str()),
             last: None,
         };
-        assert_eq!(machine.measure(), Figures::default());
+        assert_eq!(machine.measure(&nobody()), Figures::default());
     }
 }

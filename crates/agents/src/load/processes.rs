@@ -9,6 +9,8 @@ use std::path::Path;
 
 use tandem_types::{GroupId, NodeName};
 
+use crate::machine::PROC;
+
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Process {
@@ -23,6 +25,11 @@ struct Process {
 pub(crate) struct Processes(HashMap<u32, Process>);
 
 impl Processes {
+    /// Those of this machine, which is `node`, by [`Processes::look`].
+    pub(crate) fn here(node: &NodeName) -> Self {
+        Self::look(Path::new(PROC), node, &own_program())
+    }
+
     /// Looks at those of this machine, where groups of `node` are processes of `program` (its file's name). Blocks for as
     /// long as it takes to look at every process.
     pub(crate) fn look(proc: &Path, node: &NodeName, program: &[u8]) -> Self {
@@ -90,7 +97,7 @@ fn file_name(path: &[u8]) -> &[u8] {
 }
 
 /// The name of this program's file, by which it was started.
-pub(crate) fn own_program() -> Vec<u8> {
+fn own_program() -> Vec<u8> {
     std::env::args_os().next().map(|name| file_name(name.as_encoded_bytes()).to_vec()).unwrap_or_default()
 }
 

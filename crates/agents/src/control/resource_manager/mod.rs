@@ -11,7 +11,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::cell::LazyCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,9 +30,8 @@ use tokio::sync::watch;
 use crate::load::desk::Desk;
 use crate::load::figures::{self, Measured};
 use crate::load::machine::Machine;
-use crate::load::processes::{Processes, own_program};
+use crate::load::processes::Processes;
 use crate::load::weighing::Limits;
-use crate::machine::PROC;
 use crate::opening::open;
 
 /// The agent.
@@ -98,7 +97,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let limits = logic::LIMITS.with(&stores.reservations.limits(&node).await?);
     let manager = Arc::new(Manager {
         desk: Desk::new(stores.reservations.clone()),
-        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned(), node.clone())),
+        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
         measured: Mutex::new(Measured::look_back(&stores.series, &node, now).await?),
         limits: Mutex::new(limits),
         news: watch::Sender::new(0),
@@ -145,8 +144,8 @@ impl Manager {
     async fn sample(self: Arc<Self>) -> Result<(), Fault> {
         let manager = self.clone();
         let look = move || {
-            let uses = Processes::look(Path::new(PROC), &manager.node, &own_program()).uses();
-            (lock(&manager.machine).measure(), uses)
+            let processes = LazyCell::new(|| Processes::here(&manager.node));
+            (lock(&manager.machine).measure(&processes), processes.uses())
         };
         let (figures, uses) = tokio::task::spawn_blocking(look)
             .await

@@ -13,6 +13,7 @@ mod serve;
 mod tests;
 mod wire;
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +34,7 @@ use tokio::sync::broadcast;
 use crate::load::desk::Desk;
 use crate::load::figures::{self, Figures, Measured};
 use crate::load::machine::Machine;
+use crate::load::processes::Processes;
 use crate::load::weighing::Limits;
 use crate::opening::open;
 use link::NODE_LINK;
@@ -107,7 +109,7 @@ async fn start(ctx: Ctx) -> Result<Started, Fault> {
     let nodes = fleet.nodes.iter().map(|node| node.name.clone());
     let agents = fleet.agents().map(|(group, agent)| (group.id.agent(agent.name.clone()), agent.built)).collect();
     let twin = Arc::new(Twin {
-        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned(), ctx.id().node.clone())),
+        machine: Mutex::new(Machine::new(ctx.data_dir().to_owned())),
         picture: Mutex::new(Picture::new(ctx.id().node.clone(), nodes, agents)),
         limits: Mutex::default(),
         desk: Desk::new(stores.reservations.clone()),
@@ -195,7 +197,11 @@ impl Twin {
     /// Measures this machine.
     async fn sample(self: Arc<Self>) -> Result<(), Fault> {
         let twin = self.clone();
-        let figures = tokio::task::spawn_blocking(move || lock(&twin.machine).measure())
+        let look = move || {
+            let processes = LazyCell::new(|| Processes::here(&twin.ctx.id().node));
+            lock(&twin.machine).measure(&processes)
+        };
+        let figures = tokio::task::spawn_blocking(look)
             .await
             .map_err(|e| Fault::internal(format!("the thread that measures this machine ended: {e}")))?;
         let node = self.ctx.id().node.clone();
