@@ -88,7 +88,7 @@ mod tests {
         let copy = SeriesCopy::open(&path).unwrap();
         assert_eq!(copy.taken().await.unwrap(), None);
         let (mut after, mut batches, mut kept) = (Timestamp(0), 0, 0);
-        while let Some((through, raw)) = source.raw_after(after, Duration::from_mins(10)).await.unwrap() {
+        while let Some((through, raw)) = source.raw_after(after, at(3_600), Duration::from_mins(10)).await.unwrap() {
             kept += copy.take(raw, through).await.unwrap().kept;
             (after, batches) = (through, batches + 1);
         }
@@ -111,8 +111,11 @@ mod tests {
         for n in 0..2 {
             source.append(vec![Sample { key: key.clone(), at: at(n * 30), value: 1.0 }], at(n * 30)).await.unwrap();
         }
-        let (through, raw) = source.raw_after(Timestamp(0), Duration::ZERO).await.unwrap().unwrap();
+        let (through, raw) = source.raw_after(Timestamp(0), at(30), Duration::ZERO).await.unwrap().unwrap();
         assert_eq!((through, raw), (at(0), vec![Raw { key, samples: vec![(at(0), 1.0)] }]));
-        assert_eq!(source.raw_after(at(30), Duration::from_mins(1)).await.unwrap(), None);
+        let (through, _) = source.raw_after(Timestamp(0), at(29), Duration::from_mins(1)).await.unwrap().unwrap();
+        assert_eq!(through, at(0), "what is later than that is not there yet");
+        assert_eq!(source.raw_after(at(30), at(60), Duration::from_mins(1)).await.unwrap(), None);
+        assert_eq!(source.raw_after(at(0), at(29), Duration::from_mins(1)).await.unwrap(), None);
     }
 }

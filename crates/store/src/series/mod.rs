@@ -218,9 +218,14 @@ pub trait SeriesStore: Send + Sync {
     /// `not_found` when none does; `resource_exhausted` when the answer had over 100,000 points.
     async fn query(&self, query: Query) -> Result<Vec<Series>, Fault>;
 
-    /// The raw samples after `after`, as far as `span` from the first of them on; with the time of the last one, none when
-    /// there are no more. Batches are told whole, so asking again after that time misses none.
-    async fn raw_after(&self, after: Timestamp, span: Duration) -> Result<Option<(Timestamp, Vec<Raw>)>, Fault>;
+    /// The raw samples after `after` and no later than `until`, as far as `span` from the first of them on; with the time of
+    /// the last one, none when there are no more. Batches are told whole, so asking again after that time misses none.
+    async fn raw_after(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+        span: Duration,
+    ) -> Result<Option<(Timestamp, Vec<Raw>)>, Fault>;
 
     /// How many series each owner has.
     async fn counts(&self) -> Result<BTreeMap<String, u64>, Fault>;

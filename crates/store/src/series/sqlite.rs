@@ -91,8 +91,13 @@ impl SeriesStore for SqliteSeries {
         self.db.read(move |tx| select(tx, &policy, &query)).await
     }
 
-    async fn raw_after(&self, after: Timestamp, span: Duration) -> Result<Option<(Timestamp, Vec<Raw>)>, Fault> {
-        self.db.read(move |tx| raw_after(tx, after, span)).await
+    async fn raw_after(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+        span: Duration,
+    ) -> Result<Option<(Timestamp, Vec<Raw>)>, Fault> {
+        self.db.read(move |tx| raw_after(tx, after, until, span)).await
     }
 
     async fn counts(&self) -> Result<BTreeMap<String, u64>, Fault> {
@@ -302,12 +307,17 @@ fn level(tx: &Transaction<'_>, policy: &Policy, series: i64, query: &Query) -> R
     Ok(level)
 }
 
-fn raw_after(tx: &Transaction<'_>, after: Timestamp, span: Duration) -> Result<Option<(Timestamp, Vec<Raw>)>, Error> {
+fn raw_after(
+    tx: &Transaction<'_>,
+    after: Timestamp,
+    until: Timestamp,
+    span: Duration,
+) -> Result<Option<(Timestamp, Vec<Raw>)>, Error> {
     let first: Option<i64> = tx
         .prepare_cached("SELECT min((SELECT min(at) FROM samples WHERE series = s.id AND at > ?1)) FROM series s")?
         .query_row([after.micros()], |row| row.get(0))?;
-    let Some(first) = first else { return Ok(None) };
-    let to = first.saturating_add(micros(span));
+    let Some(first) = first.filter(|first| *first <= until.micros()) else { return Ok(None) };
+    let to = first.saturating_add(micros(span)).min(until.micros().saturating_add(1));
     let mut of = tx.prepare_cached(
         "SELECT at, value FROM samples WHERE series = ?1 AND at >= ?2 AND (at = ?2 OR at < ?3) ORDER BY at",
     )?;

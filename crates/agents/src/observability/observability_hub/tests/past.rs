@@ -110,6 +110,8 @@ async fn the_own_samples_are_told_after_a_time_and_no_older_than_a_day() {
     assert_eq!(ask(Timestamp(0)).await, (group.clone(), kind.clone(), vec![0.0, 1.0, 2.0], last.micros()));
     assert_eq!(ask(began).await, (group, kind, vec![1.0, 2.0], last.micros()));
     assert_eq!(ask(last).await.3, 0);
+    // The clock had been a day ahead.
+    assert_eq!(ask(last + Duration::from_hours(24)).await, ask(Timestamp(0)).await);
     rig.clock.advance(Duration::from_hours(24));
     assert_eq!(ask(Timestamp(0)).await.3, 0);
 }
